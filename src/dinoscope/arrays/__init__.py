@@ -1,0 +1,1 @@
+"""Array code on NumPy and scikit-image: no torch, no window."""

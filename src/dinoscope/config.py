@@ -1,0 +1,187 @@
+"""Every option once: default, range, help. The panels and the command line are made from this."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from dinoscope.errors import InputError
+
+TASKS = ("instance", "semantic", "depth", "classification", "pca")
+TRAINABLE_TASKS = ("instance", "semantic", "depth", "classification")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclass(frozen=True)
+class OptionInfo:
+    """What a widget or a command-line flag needs to know about an option."""
+
+    help: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] | None = None
+    unit: str = ""
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] | None = None,
+    unit: str = "",
+) -> Any:
+    """A dataclass field that carries its own documentation and range."""
+    return field(default=default, metadata={"option": OptionInfo(help, low, high, choices, unit)})
+
+
+def options_of(kind: type[Any]) -> dict[str, OptionInfo]:
+    """The documented options of a config class, by field name, in order."""
+    return {
+        f.name: f.metadata["option"] for f in dataclasses.fields(kind) if "option" in f.metadata
+    }
+
+
+def check(options: Any) -> None:
+    """Check every value of a config object against its range or choices.
+
+    Raises
+    ------
+    InputError
+        Names the option, the value received and what would be right.
+    """
+    for name, info in options_of(type(options)).items():
+        value = getattr(options, name)
+        if value is None:
+            continue
+        if info.choices is not None and value not in info.choices:
+            raise InputError(
+                f"{name} is {value!r}", expected="one of " + ", ".join(map(str, info.choices))
+            )
+        if info.low is not None or info.high is not None:
+            number = float(value)
+            too_low = info.low is not None and not number >= info.low
+            too_high = info.high is not None and not number <= info.high
+            if too_low or too_high:
+                raise InputError(
+                    f"{name} is {value!r}", expected=f"{info.low} to {info.high} {info.unit}".strip()
+                )
+
+
+@dataclass(frozen=True)
+class InstanceOptions:
+    """How kept maps become objects; all of it can be changed without running the network."""
+
+    threshold: float = option(
+        0.5, "How sure a pixel must be to belong to an object.", low=0.02, high=0.98
+    )
+    min_size_px: int = option(
+        12, "Objects of fewer pixels are dropped.", low=0, high=10_000_000, unit="px"
+    )
+    remove_border: bool = option(False, "Drop objects that touch the border of the image.")
+    fill_holes: bool = option(True, "Fill holes inside objects.")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """One prediction run."""
+
+    tasks: tuple[str, ...] = ("instance",)
+    channels: tuple[int, ...] | None = option(
+        None, "Channels that feed the model, by number; all of them when not given."
+    )
+    channel_weights: tuple[float, ...] | None = option(
+        None, "Weights of those channels when they are fused into one."
+    )
+    diameter_px: float | None = option(
+        None,
+        "Typical object diameter in pixels of the image; estimated when not given.",
+        low=2,
+        high=5000,
+        unit="px",
+    )
+    pixel_size_um: float | None = option(
+        None, "Pixel size in µm; taken from the file or layer when not given.", low=1e-5, high=1e4
+    )
+    denoise: bool = option(False, "Median-filter each plane first.")
+    local_contrast: bool = option(False, "Equalise local contrast first (CLAHE).")
+    device: str = option("auto", "Where to compute.", choices=DEVICES)
+    threads: int = option(0, "CPU threads; 0 = all available.", low=0, high=1024)
+    plane: tuple[int, ...] | None = None
+    region: tuple[int, int, int, int] | None = None  # y0, x0, y1, x1 in pixels
+    instance: InstanceOptions = field(default_factory=InstanceOptions)
+    keep_maps: bool = False
+
+    def __post_init__(self) -> None:
+        check(self)
+        unknown = [t for t in self.tasks if t not in TASKS]
+        if unknown or not self.tasks:
+            raise InputError(f"tasks are {self.tasks!r}", expected="some of " + ", ".join(TASKS))
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """One training run."""
+
+    tune: str = option(
+        "lora-last:4",
+        "What is trained: heads, lora-last:K (LoRA in the last K blocks), lora-all, full.",
+    )
+    lora_on: str = option(
+        "backbone", "Where LoRA layers go.", choices=("backbone", "heads", "both")
+    )
+    lora_rank: int = option(8, "Rank of the LoRA matrices.", low=1, high=256)
+    lora_alpha: float = option(8.0, "LoRA scaling numerator (rank-stabilised).", low=0.01, high=1024)
+    minutes: float | None = option(
+        None, "Stop after this many minutes.", low=0.01, high=100_000, unit="min"
+    )
+    epochs: int | None = option(None, "Passes over the training images.", low=1, high=100_000)
+    batch_size: int = option(8, "Crops in a step.", low=1, high=4096)
+    learning_rate: float = option(5e-4, "Peak learning rate of heads and LoRA.", low=1e-7, high=1)
+    weight_decay: float = option(0.05, "AdamW weight decay.", low=0, high=1)
+    crop_px: int = option(224, "Side of a training crop; a multiple of 14.", low=28, high=1022)
+    val_fraction: float = option(
+        0.2, "Share of images kept for validation when none are given.", low=0.0, high=0.9
+    )
+    balance: str = option("equal", "How the tasks' losses are balanced.", choices=("equal", "fixed"))
+    diameter_px: float | None = option(
+        None, "Typical object diameter of the training images; measured when not given.", low=2, high=5000
+    )
+    seed: int = option(0, "Seed of everything random.", low=0, high=2**31 - 1)
+    device: str = option("auto", "Where to compute.", choices=DEVICES)
+    threads: int = option(0, "CPU threads; 0 = all available.", low=0, high=1024)
+    resume: bool = option(False, "Go on from the last checkpoint of the same output.")
+
+    def __post_init__(self) -> None:
+        check(self)
+        parse_tune(self.tune)
+        if self.crop_px % 14:
+            raise InputError(f"crop_px is {self.crop_px}", expected="a multiple of 14")
+        if self.minutes is None and self.epochs is None:
+            object.__setattr__(self, "minutes", 10.0)
+
+
+def parse_tune(text: str) -> tuple[str, int | None]:
+    """Split ``heads``, ``lora-last:4``, ``lora-all`` or ``full`` into kind and number of blocks.
+
+    Raises
+    ------
+    InputError
+        Any other text.
+
+    Examples
+    --------
+    >>> parse_tune("lora-last:4")
+    ('lora-last', 4)
+    """
+    kind, _, count = text.partition(":")
+    if kind == "lora-last" and count.isdigit() and int(count) > 0:
+        return kind, int(count)
+    if kind in ("heads", "lora-all", "full") and not count:
+        return kind, None
+    raise InputError(f"tune is {text!r}", expected="heads, lora-last:K, lora-all or full")

@@ -1,0 +1,1 @@
+"""Readers of published sets, the synthetic generator and the sample images."""
