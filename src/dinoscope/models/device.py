@@ -1,0 +1,187 @@
+"""Where to compute, with how many threads and in which precision; the one place that imports torch.
+
+Modules that need torch write ``from dinoscope.models.device import torch``: that import is guarded
+(see :func:`import_torch`) and happens only when it is reached.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dinoscope.config import DEVICES
+from dinoscope.errors import InputError
+
+if TYPE_CHECKING:
+    import torch as torch
+
+_CUDA_WHEELS = "https://download.pytorch.org/whl/cu126"
+
+
+def import_torch() -> Any:
+    """Import torch so that it also lives beside an OpenGL context.
+
+    Triton and Mesa's software renderer each bring an LLVM; whichever is loaded second crashes unless
+    triton binds its own symbols first. CPU-only torch brings no triton, and nothing is done.
+
+    Returns
+    -------
+    module
+        ``torch``.
+    """
+    if (
+        sys.platform == "linux"
+        and "torch" not in sys.modules
+        and "triton" not in sys.modules
+        and importlib.util.find_spec("triton")
+    ):
+        flags = sys.getdlopenflags()
+        sys.setdlopenflags(os.RTLD_NOW | os.RTLD_DEEPBIND)
+        try:
+            importlib.import_module("triton")
+        except ImportError:
+            pass  # torch does without it
+        finally:
+            sys.setdlopenflags(flags)
+    return importlib.import_module("torch")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "torch":
+        return import_torch()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def pick_device(name: str = "auto") -> str:
+    """Turn a device option into a device that exists here.
+
+    Parameters
+    ----------
+    name : str
+        ``auto`` (CUDA, else Apple's MPS, else CPU), ``cpu``, ``cuda`` or ``mps``.
+
+    Returns
+    -------
+    str
+        ``cuda``, ``mps`` or ``cpu``.
+
+    Raises
+    ------
+    InputError
+        An unknown name, or a device that this machine (or this build of torch) does not have.
+
+    Examples
+    --------
+    >>> pick_device("cpu")
+    'cpu'
+    """
+    if name not in DEVICES:
+        raise InputError(f"device is {name!r}", expected="one of " + ", ".join(DEVICES))
+    if name == "cpu":
+        return name
+    torch = import_torch()
+    available = {
+        "cuda": bool(torch.cuda.is_available()),
+        "mps": bool(torch.backends.mps.is_available()),
+    }
+    if name == "auto":
+        return next((kind for kind, there in available.items() if there), "cpu")
+    if not available[name]:
+        raise InputError(
+            f"device is {name!r}, which torch cannot use here",
+            expected="auto, cpu" + "".join(f", {k}" for k, there in available.items() if there),
+            hint=cuda_note() if name == "cuda" else "",
+        )
+    return name
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return max(1, os.cpu_count() or 1)
+
+
+def set_threads(threads: int = 0) -> int:
+    """Let torch use this many CPU threads (0 = every core); return the number."""
+    number = threads if threads > 0 else available_cores()
+    import_torch().set_num_threads(number)
+    return number
+
+
+def precision_for(device: str) -> torch.dtype:
+    """The faster of bfloat16 and float32 that `device` computes natively.
+
+    Whether a backbone keeps its accuracy in bfloat16 is a second question: see
+    :func:`dinoscope.models.precision.check_bf16`.
+    """
+    torch = import_torch()
+    if device == "cuda":
+        fast = bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    elif device == "cpu":
+        # Private but stable since torch 2.3; an absent probe means float32, which is always right.
+        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        fast = any(bool(getattr(torch.cpu, probe, bool)()) for probe in probes)
+    else:
+        fast = False
+    dtype: torch.dtype = torch.bfloat16 if fast else torch.float32
+    return dtype
+
+
+def nvidia_card_present() -> bool:
+    """Whether the system (not torch) shows an NVIDIA card with a driver."""
+    if Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi"):
+        return True
+    root = os.environ.get("SYSTEMROOT")
+    return bool(root) and (Path(str(root)) / "System32" / "nvcuda.dll").exists()
+
+
+def cuda_note() -> str:
+    """What to do when an NVIDIA card is there but torch cannot use it; empty when all is well."""
+    if not nvidia_card_present():
+        return ""
+    torch = import_torch()
+    if torch.cuda.is_available():
+        return ""
+    if torch.version.cuda is None:
+        return (
+            "This machine has an NVIDIA card, but the installed torch computes on the CPU only. "
+            f"For the card: pip install --force-reinstall torch --index-url {_CUDA_WHEELS}"
+        )
+    return (
+        "This machine has an NVIDIA card, but torch cannot use it: its driver is probably older than "
+        f"CUDA {torch.version.cuda}. Update the driver, or install a torch built for an older CUDA."
+    )
+
+
+def describe(device: str = "auto") -> dict[str, Any]:
+    """What a run on `device` would compute on; plain values, ready for JSON.
+
+    Returns
+    -------
+    dict
+        ``device``, ``name``, ``threads``, ``cores``, ``precision`` (``bfloat16`` or ``float32``),
+        ``memory_mb`` (of the card, else ``None``), ``torch`` and ``note`` (see :func:`cuda_note`).
+    """
+    kind = pick_device(device)
+    torch = import_torch()
+    memory_mb = None
+    name = {"mps": "Apple GPU", "cpu": "CPU"}.get(kind, kind)
+    if kind == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        name, memory_mb = str(properties.name), int(properties.total_memory // 2**20)
+    return {
+        "device": kind,
+        "name": name,
+        "threads": int(torch.get_num_threads()),
+        "cores": available_cores(),
+        "precision": str(precision_for(kind)).removeprefix("torch."),
+        "memory_mb": memory_mb,
+        "torch": str(torch.__version__),
+        "note": cuda_note(),
+    }
