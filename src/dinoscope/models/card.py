@@ -1,0 +1,119 @@
+"""The model card: everything about a model that is not a tensor."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dinoscope import __version__
+from dinoscope.errors import ModelFileError
+
+HEAD_KINDS = ("dense", "bins", "pooled")
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """One head, described without knowing the task it serves.
+
+    Parameters
+    ----------
+    kind : {"dense", "bins", "pooled"}
+        ``dense``: `channels` maps at full resolution. ``bins``: one map as the expectation over `channels`
+        bins between `low` and `high`. ``pooled``: `channels` logits for each image or object.
+    channels : int
+        Number of output maps, bins or logits.
+    classes : tuple[str, ...]
+        Names of the classes, background first for dense heads; empty where there are none.
+    unit : str
+        Unit of a regressed value: ``"µm"`` or ``"relative"``.
+    low, high : float
+        Range of the bins, in `unit`.
+    """
+
+    kind: str
+    channels: int
+    classes: tuple[str, ...] = ()
+    unit: str = ""
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in HEAD_KINDS:
+            raise ModelFileError(f"head kind is {self.kind!r}", expected=" or ".join(HEAD_KINDS))
+        if self.channels < 1:
+            raise ModelFileError(f"head has {self.channels} channels", expected="at least 1")
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What a model is, how its input is prepared, and how good it was measured to be.
+
+    `diameter_px` is the typical object diameter, in model pixels, that the dense heads were trained at;
+    images are resampled so that their objects have it. ``None``: images are resampled by `zoom` alone
+    (classes that live on absolute size). `normalization` is the JSON form of
+    :class:`dinoscope.arrays.normalize.Normalization`. `tile` is the range of tile sides in model pixels.
+    """
+
+    name: str
+    backbone: str
+    backbone_hash: str = ""
+    layers: tuple[int, ...] = ()
+    heads: Mapping[str, HeadSpec] = field(default_factory=dict)
+    normalization: Mapping[str, Any] = field(default_factory=lambda: {"mode": "percentile"})
+    diameter_px: float | None = None
+    zoom: float = 1.0
+    pixel_size_um: float | None = None
+    channels: tuple[str, ...] = ()
+    tile: tuple[int, int] = (448, 560)
+    adapter: Mapping[str, Any] | None = None
+    description: str = ""
+    licence: str = ""
+    data: tuple[str, ...] = ()
+    scores: Mapping[str, float] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    version: str = __version__
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready dictionary; `from_json` reads it back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> ModelCard:
+        """Read a card, ignoring entries that a newer version may have added.
+
+        Raises
+        ------
+        ModelFileError
+            A required entry is missing or has the wrong form.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        kept = {k: v for k, v in values.items() if k in known}
+        head_fields = {f.name for f in dataclasses.fields(HeadSpec)}
+        try:
+            kept["heads"] = {
+                task: HeadSpec(
+                    **{
+                        k: tuple(v) if k == "classes" else v
+                        for k, v in spec.items()
+                        if k in head_fields
+                    }
+                )
+                for task, spec in dict(kept.get("heads", {})).items()
+            }
+            for name in ("layers", "channels", "tile", "data", "notes"):
+                if name in kept:
+                    kept[name] = tuple(kept[name])
+            return cls(**kept)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ModelFileError(
+                f"the model card cannot be read ({error})",
+                expected="a card written by dinoscope",
+                hint="Export the model again.",
+            ) from error
+
+    def replace(self, **changes: Any) -> ModelCard:
+        """A copy with some entries changed."""
+        return dataclasses.replace(self, **changes)

@@ -1,0 +1,143 @@
+"""Heads: a convolutional detail branch joined with the tokens, and pooled linear heads.
+
+A patch of 14 pixels is too coarse for cells, so dense outputs combine the tokens with features that a few
+convolutions take from the pixels themselves (the idea of UNETR-type decoders and ViTMatte's detail branch).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dinoscope.models.backbone import FeatureMap
+from dinoscope.models.card import HeadSpec
+
+#: Channels of the detail branch at strides 2, 4 and 8, and of the joined maps at stride 2.
+WIDTHS = (32, 64, 96)
+JOINED = 48
+
+
+def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+        nn.GroupNorm(8, outputs),
+        nn.ReLU(inplace=True),
+    )
+
+
+class DenseDecoder(nn.Module):
+    """Tokens and pixels to ``(B, JOINED, Y/2, X/2)`` maps that all dense heads share.
+
+    Parameters
+    ----------
+    token_dim : int
+        Channels of the concatenated patch tokens.
+    """
+
+    def __init__(self, token_dim: int) -> None:
+        super().__init__()
+        w2, w4, w8 = WIDTHS
+        self.tokens = nn.Sequential(nn.Conv2d(token_dim, 128, 1), nn.GroupNorm(8, 128), nn.ReLU())
+        self.detail2 = nn.Sequential(_conv(12, w2), _conv(w2, w2))
+        self.detail4 = nn.Sequential(_conv(w2, w4, 2), _conv(w4, w4))
+        self.detail8 = nn.Sequential(_conv(w4, w8, 2), _conv(w8, w8))
+        self.join8 = nn.Sequential(_conv(w8 + 128, 128), nn.Conv2d(128, 64, 1))
+        self.join4 = nn.Sequential(_conv(w4 + 64, 64), nn.Conv2d(64, 32, 1))
+        self.join2 = _conv(w2 + 32, JOINED)
+
+    def forward(self, features: FeatureMap, x: Tensor) -> Tensor:
+        """`x` is the tile itself, ``(B, 3, Y, X)`` in about [0, 1], sides even."""
+        d2 = self.detail2(F.pixel_unshuffle(x * 2 - 1, 2))
+        d4 = self.detail4(d2)
+        d8 = self.detail8(d4)
+        tokens = self.tokens(features.patch_tokens)
+        joined = self.join8(torch.cat([d8, _resize_like(tokens, d8)], 1))
+        joined = self.join4(torch.cat([d4, _resize_like(joined, d4)], 1))
+        return self.join2(torch.cat([d2, _resize_like(joined, d2)], 1))  # type: ignore[no-any-return]
+
+
+def _resize_like(maps: Tensor, target: Tensor) -> Tensor:
+    return F.interpolate(maps, size=target.shape[-2:], mode="bilinear", align_corners=False)
+
+
+class DenseHead(nn.Module):
+    """`channels` maps at full resolution by pixel shuffle."""
+
+    def __init__(self, spec: HeadSpec) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(JOINED, JOINED, 3, padding=1)
+        self.out = nn.Conv2d(JOINED, 4 * spec.channels, 1)
+
+    def forward(self, joined: Tensor) -> Tensor:
+        return F.pixel_shuffle(self.out(F.relu(self.mix(joined))), 2)
+
+
+class BinsHead(nn.Module):
+    """One map: the expectation over uniform bins, as in DINOv2's depth estimators (after AdaBins).
+
+    Weights are linearly normalised ReLU activations; the output is ``(B, 1, Y, X)`` in the head's unit.
+    """
+
+    centres: Tensor
+
+    def __init__(self, spec: HeadSpec) -> None:
+        super().__init__()
+        self.mix = nn.Conv2d(JOINED, JOINED, 3, padding=1)
+        self.out = nn.Conv2d(JOINED, spec.channels, 1)
+        self.register_buffer(
+            "centres", torch.linspace(spec.low, spec.high, spec.channels), persistent=False
+        )
+
+    def forward(self, joined: Tensor) -> Tensor:
+        weights = F.relu(self.out(F.relu(self.mix(joined)))).float() + 1e-2
+        value = (weights * self.centres.view(1, -1, 1, 1)).sum(1, keepdim=True) / weights.sum(
+            1, keepdim=True
+        )
+        return F.interpolate(value, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+class PooledHead(nn.Module):
+    """Logits from pooled tokens: the class token beside the mean of the patch tokens."""
+
+    def __init__(self, spec: HeadSpec, token_dim: int, embed_dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(token_dim + embed_dim)
+        self.out = nn.Linear(token_dim + embed_dim, spec.channels)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """`pooled` is ``(N, L·D + D)`` from `pool_tokens`."""
+        return self.out(self.norm(pooled))  # type: ignore[no-any-return]
+
+
+def pool_tokens(features: FeatureMap, weights: Tensor | None = None) -> Tensor:
+    """Vectors for a pooled head.
+
+    Parameters
+    ----------
+    features : FeatureMap
+        Tokens of B tiles.
+    weights : Tensor, optional
+        ``(B, h, w)`` share of each patch that belongs to the image or object; all ones when not given.
+
+    Returns
+    -------
+    Tensor
+        ``(B, L·D + D)``: weighted mean of the patch tokens, then the class token.
+    """
+    tokens = features.patch_tokens.float()
+    if weights is None:
+        mean = tokens.mean((-2, -1))
+    else:
+        share = weights / weights.sum((-2, -1), keepdim=True).clamp_min(1e-6)
+        mean = torch.einsum("bdhw,bhw->bd", tokens, share)
+    return torch.cat([mean, features.cls_token.float()], 1)
+
+
+def build_head(spec: HeadSpec, token_dim: int, embed_dim: int) -> nn.Module:
+    """The module that a `HeadSpec` describes."""
+    if spec.kind == "dense":
+        return DenseHead(spec)
+    if spec.kind == "bins":
+        return BinsHead(spec)
+    return PooledHead(spec, token_dim, embed_dim)

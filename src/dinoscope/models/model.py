@@ -1,0 +1,109 @@
+"""Backbone, shared dense decoder and heads in one module, with its card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dinoscope.errors import MissingHeadError
+from dinoscope.models.backbone import Backbone, FeatureMap, build_backbone
+from dinoscope.models.card import HeadSpec, ModelCard
+from dinoscope.models.heads import DenseDecoder, build_head, pool_tokens
+from dinoscope.models.registry import get_spec
+
+
+class Model(nn.Module):
+    """A backbone with any subset of heads; the backbone runs once for all of them.
+
+    Parameters
+    ----------
+    card : ModelCard
+        Names the backbone and the heads.
+    backbone : Backbone
+        Built and, if wanted, filled with weights before.
+    """
+
+    def __init__(self, card: ModelCard, backbone: Backbone) -> None:
+        super().__init__()
+        self.card = card
+        self.backbone = backbone
+        self.decoder: DenseDecoder | None = None
+        self.heads = nn.ModuleDict()
+        for task, spec in card.heads.items():
+            self.add_head(task, spec)
+
+    @property
+    def token_dim(self) -> int:
+        """Channels of the concatenated patch tokens."""
+        return self.backbone.embed_dim * len(self.backbone.layers)
+
+    @classmethod
+    def fresh(
+        cls,
+        backbone_name: str,
+        heads: Mapping[str, HeadSpec] | None = None,
+        *,
+        seed: int = 0,
+        **card: Any,
+    ) -> Model:
+        """A randomly initialised model; `card` gives further entries of its card."""
+        spec = get_spec(backbone_name)
+        layers = tuple(card.pop("layers", ()) or spec.layers)
+        entries: dict[str, Any] = {"name": backbone_name, **card}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return cls(
+                ModelCard(backbone=spec.name, layers=layers, heads=dict(heads or {}), **entries),
+                build_backbone(spec, layers=layers),
+            )
+
+    @classmethod
+    def from_card(cls, card: ModelCard) -> Model:
+        """A model of the card's architecture; its weights are still to be loaded."""
+        spec = get_spec(card.backbone)
+        return cls(card, build_backbone(spec, layers=card.layers or None))
+
+    def add_head(self, task: str, spec: HeadSpec) -> None:
+        """Add or replace the head of `task`; a dense head brings the shared decoder with it."""
+        if spec.kind != "pooled" and self.decoder is None:
+            self.decoder = DenseDecoder(self.token_dim)
+        self.heads[task] = build_head(spec, self.token_dim, self.backbone.embed_dim)
+        self.card = self.card.replace(heads={**self.card.heads, task: spec})
+
+    def require_heads(self, tasks: Iterable[str]) -> None:
+        """Raise `MissingHeadError` for the first task that has no head."""
+        for task in tasks:
+            if task not in self.heads:
+                has = ", ".join(self.heads) or "none"
+                raise MissingHeadError(
+                    f"model {self.card.name!r} has no head for {task!r} (it has: {has})",
+                    hint="Choose another model, or fine-tune this one on that task.",
+                )
+
+    def encode(self, x: Tensor) -> FeatureMap:
+        """``(B, 3, Y, X)`` float in about [0, 1], sides multiples of the patch, to tokens."""
+        return self.backbone(x)  # type: ignore[no-any-return]
+
+    def decode_dense(self, features: FeatureMap, x: Tensor, tasks: Iterable[str]) -> dict[str, Tensor]:
+        """Raw maps ``(B, K, Y, X)`` of dense tasks, from one pass of the shared decoder."""
+        wanted = [t for t in tasks if self.card.heads[t].kind != "pooled"]
+        if not wanted or self.decoder is None:
+            return {}
+        joined = self.decoder(features, x)
+        return {task: self.heads[task](joined) for task in wanted}
+
+    def decode_pooled(self, pooled: Tensor, task: str = "classification") -> Tensor:
+        """Logits ``(N, K)`` of vectors from `pool_tokens`."""
+        return self.heads[task](pooled)  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Raw outputs of every head."""
+        features = self.encode(x)
+        outputs = self.decode_dense(features, x, self.heads)
+        for task, spec in self.card.heads.items():
+            if spec.kind == "pooled":
+                outputs[task] = self.decode_pooled(pool_tokens(features), task)
+        return outputs

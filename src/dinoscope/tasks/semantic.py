@@ -1,0 +1,46 @@
+"""Semantic segmentation: cross-entropy and Dice over classes, background first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dinoscope.models.card import HeadSpec
+from dinoscope.tasks.base import IGNORE
+from dinoscope.tasks.instance import soft_dice
+
+
+class Semantic:
+    """One map for each class; pixels of class 255 count for nothing."""
+
+    name = "semantic"
+    dense = True
+
+    def head_spec(self, classes: tuple[str, ...]) -> HeadSpec:
+        return HeadSpec("dense", len(classes), classes)
+
+    def targets(self, truth: np.ndarray, log_size: float | None) -> np.ndarray:
+        """(Y, X) classes unchanged, as int64 so that cross-entropy takes them."""
+        return truth.astype(np.int64)
+
+    def loss(self, raw: Tensor, target: Tensor, settings: Mapping[str, Any]) -> Tensor:
+        raw = raw.float()
+        known = target != IGNORE
+        if not bool(known.any()):
+            return raw.sum() * 0.0
+        cross = F.cross_entropy(raw, target.masked_fill(~known, -100), ignore_index=-100)
+        probability = raw.softmax(1)
+        # Dice only over classes present in the batch: an absent class has no overlap to improve.
+        present = target[known].unique().tolist()
+        dice = sum(
+            soft_dice(probability[:, int(c)] * known, ((target == c) & known).float()) for c in present
+        )
+        return cross + 0.5 * dice / len(present)
+
+    def activate(self, raw: Tensor) -> Tensor:
+        return torch.softmax(raw.float(), dim=1)
