@@ -1,0 +1,408 @@
+"""Rod-shaped bacteria: free, in growing colonies, and packed side by side without gaps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dinoscope.datasets.synthetic.image import ROD, SyntheticImage
+from dinoscope.datasets.synthetic.optics import (
+    Optics,
+    add_noise,
+    blur,
+    draw_optics,
+    light_field,
+    wide_blur,
+)
+from dinoscope.datasets.synthetic.shapes import Layout, clean_layout, paint, seams
+from dinoscope.datasets.synthetic.textures import Shape, fractal_noise, smooth_noise, specks
+
+ARRANGEMENTS = ("colony", "packed", "scattered")
+LOOKS = ("fluorescence", "membrane", "phase", "brightfield")
+
+#: Discs along a rod's spine with which collisions are found.
+_DISCS = 7
+
+
+@dataclass(frozen=True)
+class RodShapes:
+    """Sizes of the rods of one image, pixels; `bend` is the turn from end to end, radians."""
+
+    width: float
+    length: float
+    length_spread: float
+    bend: float
+
+
+def rods(
+    rng: np.random.Generator,
+    shape: Shape,
+    diameter: float,
+    *,
+    arrangement: str | None = None,
+    look: str | None = None,
+    width: float | None = None,
+    aspect: float | None = None,
+    length_spread: float | None = None,
+    bend: float | None = None,
+    coverage: float | None = None,
+    gap: float | None = None,
+    disorder: float | None = None,
+    polarity: str | None = None,
+    blur_px: float | None = None,
+    noise: float | None = None,
+    illumination: float | None = None,
+) -> SyntheticImage:
+    """Capsules, slightly bent, many of them touching along their sides.
+
+    Parameters
+    ----------
+    diameter : float
+        Of the circle with the area of a typical rod; `width` (pixels) wins where given.
+    arrangement : str
+        ``"colony"``, ``"packed"`` or ``"scattered"``.
+    look : str
+        ``"fluorescence"``, ``"membrane"`` (stained envelope), ``"phase"`` or ``"brightfield"``.
+    aspect : float
+        Mean length over width.
+    length_spread, bend, disorder : float
+        Spread of the log length; turn from end to end and of neighbours, radians.
+    coverage : float
+        Share of the field that rods cover.
+    gap : float
+        Distance of neighbours' axes over the width; 1 touches, below 1 is squeezed.
+    polarity : str
+        ``"bright"`` rods or ``"dark"`` ones.
+    """
+    optics = draw_optics(
+        rng, blur_px=blur_px, noise=noise, illumination=illumination, blur_range=(0.5, 1.6)
+    )
+    ratio = float(rng.uniform(1.8, 6.5)) if aspect is None else max(float(aspect), 1.05)
+    across = diameter / np.sqrt(4 / np.pi * (ratio - 1 + np.pi / 4)) if width is None else width
+    across = max(float(across), 3.0)
+    rod_shapes = RodShapes(
+        width=across,
+        length=across * ratio,
+        length_spread=float(rng.uniform(0.08, 0.35)) if length_spread is None else length_spread,
+        bend=float(rng.uniform(0, 0.4)) if bend is None else bend,
+    )
+    choice = (
+        str(rng.choice(ARRANGEMENTS, p=[0.45, 0.35, 0.2])) if arrangement is None else arrangement
+    )
+    cover = float(rng.uniform(0.1, 0.8)) if coverage is None else coverage
+    near = float(rng.uniform(0.92, 1.1)) if gap is None else gap
+    mess = float(rng.uniform(0.02, 0.35)) if disorder is None else disorder
+    if choice == "packed":
+        layout = _packed(rng, shape, rod_shapes, coverage=cover, gap=near, disorder=mess)
+    else:
+        layout = _grown(
+            rng,
+            shape,
+            rod_shapes,
+            coverage=min(cover, 0.35) if choice == "scattered" else cover,
+            gap=near,
+            disorder=mess,
+            scattered=choice == "scattered",
+        )
+    drawn_look = str(rng.choice(LOOKS, p=[0.4, 0.15, 0.3, 0.15])) if look is None else look
+    image = _LOOKS[drawn_look](rng, layout, across, optics)
+    if polarity is not None or rng.random() < 0.1:
+        image = _turn(image, layout.ids, polarity)
+    size_um = float(rng.uniform(0.6, 1.2)) / across
+    return SyntheticImage(
+        image=image[None],
+        axes="CYX",
+        instances=layout.ids,
+        semantic=np.where(layout.ids > 0, ROD, 0).astype(np.uint8),
+        depth=None,
+        pixel_size_um={"Y": size_um, "X": size_um},
+        kind="rods",
+    )
+
+
+def _turn(image: np.ndarray, ids: np.ndarray, polarity: str | None) -> np.ndarray:
+    """Invert where the wanted polarity is not what the image has (always, where none is wanted)."""
+    inside = ids > 0
+    if polarity is None:
+        return np.asarray(1 - image, dtype=np.float32)
+    if not inside.any() or inside.all():
+        return image
+    bright = image[inside].mean() > image[~inside].mean()
+    return image if bright == (polarity == "bright") else np.asarray(1 - image, dtype=np.float32)
+
+
+# ------------------------------------------------------------------------------- where they lie
+
+
+def _grown(
+    rng: np.random.Generator,
+    shape: Shape,
+    sizes: RodShapes,
+    *,
+    coverage: float,
+    gap: float,
+    disorder: float,
+    scattered: bool,
+) -> Layout:
+    """Colonies grown rod by rod, each new one beside or behind an older one; or free rods."""
+    area = sizes.width * (sizes.length - 0.21 * sizes.width)
+    wanted = int(np.clip(round(coverage * shape[0] * shape[1] / area), 1, 220))
+    table = np.zeros((wanted, 5))  # y, x, angle, length, bend
+    spines = np.zeros((wanted, _DISCS, 2))
+    count = 0
+    close = 0.9 * min(gap, 1.0) * sizes.width
+    failures = 0
+    newcomer = 1.0 if scattered else float(rng.uniform(0.0, 0.06))
+    while count < wanted and failures < 4 * wanted + 40:
+        length = sizes.length * np.exp(rng.normal(0, sizes.length_spread))
+        length = max(length, 1.15 * sizes.width)
+        bend = rng.normal(0, sizes.bend / 2)
+        if count == 0 or rng.random() < newcomer:
+            y, x = rng.uniform(0, shape[0]), rng.uniform(0, shape[1])
+            angle = rng.uniform(0, 2 * np.pi)
+        else:
+            # Younger rods lie at the rim and have room; older ones are tried now and then.
+            parent = table[int(count * rng.random() ** 0.7)]
+            angle = parent[2] + rng.normal(0, disorder)
+            forward = np.array([np.sin(parent[2]), np.cos(parent[2])])
+            sideways = np.array([forward[1], -forward[0]])
+            if rng.random() < 0.7:
+                side = rng.choice((-1.0, 1.0))
+                move = side * gap * sizes.width * (1 + 0.5 * disorder * rng.random()) * sideways
+                move = move + rng.uniform(-0.5, 0.5) * sizes.length * forward
+            else:
+                end = rng.choice((-1.0, 1.0))
+                move = end * (parent[3] + length) / 2 * (1 + 0.03 * rng.random()) * forward
+                move = move + rng.normal(0, 0.1) * sizes.width * sideways
+            y, x = parent[0] + move[0], parent[1] + move[1]
+        reach = length / 2
+        if not (-reach < y < shape[0] + reach and -reach < x < shape[1] + reach):
+            failures += 1
+            continue
+        spine = _spine(y, x, angle, length - sizes.width, bend)
+        if count:
+            near = np.flatnonzero(
+                np.hypot(table[:count, 0] - y, table[:count, 1] - x)
+                < (table[:count, 3] + length) / 2
+            )
+            if len(near):
+                apart = spines[near].reshape(-1, 1, 2) - spine[None]
+                if (apart[..., 0] ** 2 + apart[..., 1] ** 2).min() < close**2:
+                    failures += 1
+                    continue
+        table[count] = y, x, angle, length, bend
+        spines[count] = spine
+        count += 1
+    return _draw_capsules(shape, table[:count], sizes.width, rng)
+
+
+def _spine(y: float, x: float, angle: float, length: float, bend: float) -> np.ndarray:
+    """(_DISCS, 2) points along a bent axis."""
+    t = np.linspace(-0.5, 0.5, _DISCS)
+    along = t * max(length, 0.0)
+    across = bend * max(length, 0.0) / 2 * (t * t - 1 / 12)
+    sine, cosine = np.sin(angle), np.cos(angle)
+    return np.stack([y + along * sine + across * cosine, x + along * cosine - across * sine], 1)
+
+
+def _draw_capsules(
+    shape: Shape, table: np.ndarray, width: float, rng: np.random.Generator
+) -> Layout:
+    ids = np.zeros(shape, np.int32)
+    rho = np.ones(shape, np.float32)
+    wanted = np.zeros(len(table) + 1)
+    widths = width * np.exp(rng.normal(0, 0.05, len(table)))
+    for number, (row, own_width) in enumerate(zip(table, widths, strict=True), start=1):
+        y, x, angle, length, bend = row
+        sine, cosine = np.sin(angle), np.cos(angle)
+        half = max(length - own_width, 0.0) / 2
+        reach_y = half * abs(sine) + own_width * 0.75 + abs(bend) * half
+        reach_x = half * abs(cosine) + own_width * 0.75 + abs(bend) * half
+        y0, x0 = int(np.floor(y - reach_y)), int(np.floor(x - reach_x))
+        dy = (np.arange(y0, int(y + reach_y) + 2, dtype=np.float32) - np.float32(y))[:, None]
+        dx = (np.arange(x0, int(x + reach_x) + 2, dtype=np.float32) - np.float32(x))[None]
+        along = dy * np.float32(sine) + dx * np.float32(cosine)
+        across = dy * np.float32(cosine) - dx * np.float32(sine)
+        if half > 0:
+            across -= np.float32(bend / (4 * half)) * (along * along - np.float32(half**2 / 3))
+        beyond = np.maximum(np.abs(along) - np.float32(half), 0)
+        field = np.sqrt(beyond * beyond + across * across) * np.float32(2 / own_width)
+        wanted[number] = paint(ids, rho, field, number, y0, x0)
+    return clean_layout(ids, rho, wanted, smallest=0.55)
+
+
+def _packed(
+    rng: np.random.Generator,
+    shape: Shape,
+    sizes: RodShapes,
+    *,
+    coverage: float,
+    gap: float,
+    disorder: float,
+) -> Layout:
+    """Rows of rods in a gently warped frame: neighbours follow one another around bends.
+
+    Two domains of different direction may meet in one image.
+    """
+    from scipy import ndimage
+
+    domains = 1 if rng.random() < 0.5 else 2
+    chosen = (
+        smooth_noise(rng, shape, max(shape) / 1.5) > 0 if domains == 2 else np.zeros(shape, bool)
+    )
+    ids = np.zeros(shape, np.int32)
+    rho = np.full(shape, np.inf, np.float32)
+    offset = 0
+    for domain in range(domains):
+        own, own_rho, own_count = _rows_of_rods(rng, shape, sizes, gap=gap, disorder=disorder)
+        here = chosen == bool(domain)
+        ids = np.where(here, own + offset, ids)
+        rho = np.where(here, own_rho, rho)
+        offset += own_count
+    full = np.bincount(ids.ravel(), minlength=offset + 1).astype(float)
+    area = sizes.width * sizes.length
+    index = np.arange(offset + 1)
+    # A patchy colony: rods are kept or left out as wholes, by a smooth field read at each of them.
+    field = smooth_noise(rng, shape, max(2.5 * sizes.length, max(shape) / 3))
+    field += 0.3 * rng.standard_normal(offset + 1)[ids]
+    score = np.asarray(ndimage.mean(field, ids, index))
+    score = np.where(full > 0, score, -np.inf)
+    rank = np.argsort(-score)
+    kept = np.cumsum(full[rank]) <= min(coverage * 1.15, 1.0) * ids.size + area
+    keep = np.zeros(offset + 1, bool)
+    keep[rank[kept]] = True
+    keep[0] = False
+    inside = keep[ids] & (rho < 1)
+    at_border = np.zeros(offset + 1, bool)
+    for line in (ids[0], ids[-1], ids[:, 0], ids[:, -1]):
+        at_border[line] = True
+    expected = np.where(at_border, 12.0, 0.4 * area)
+    return clean_layout(
+        np.where(inside, ids, 0),
+        np.where(inside, rho, 1).astype(np.float32),
+        expected,
+        smallest=1.0,
+    )
+
+
+def _rows_of_rods(
+    rng: np.random.Generator, shape: Shape, sizes: RodShapes, *, gap: float, disorder: float
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Each pixel's rod and its relative distance from that rod's axis, over the whole field."""
+    angle = rng.uniform(0, 2 * np.pi)
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    y = y.astype(np.float32)
+    x = x.astype(np.float32)
+    along = y * np.float32(np.sin(angle)) + x * np.float32(np.cos(angle))
+    across = y * np.float32(np.cos(angle)) - x * np.float32(np.sin(angle))
+    reach = rng.uniform(1.5, 3) * sizes.length
+    strength = np.float32(min(0.35 * reach * (0.3 + disorder + sizes.bend), 0.4 * reach))
+    across = across + strength * smooth_noise(rng, shape, reach)
+    along = along + strength * smooth_noise(rng, shape, reach)
+    first = float(across.min()) - 2 * sizes.width
+    rows = int((float(across.max()) - first) / (0.8 * sizes.width * gap)) + 4
+    pitch = sizes.width * gap * np.exp(rng.normal(0, 0.06, rows))
+    edges = first + np.cumsum(pitch)
+    row = np.clip(np.searchsorted(edges, across), 1, rows - 1)
+    start = float(along.min()) - 2 * sizes.length
+    per_row = int((float(along.max()) - start) / (0.6 * sizes.length)) + 4
+    lengths = sizes.length * np.exp(rng.normal(0, sizes.length_spread, (rows, per_row)))
+    lengths = np.maximum(lengths, 1.3 * sizes.width)
+    ends = start - rng.uniform(0, 1, (rows, 1)) * sizes.length + np.cumsum(lengths, 1)
+    # One search over all rows at once: rows are set apart by more than any position.
+    far = float(ends.max() - ends.min()) + 1e3
+    flat = (ends - start + np.arange(rows)[:, None] * far).ravel()
+    place = np.searchsorted(flat, (along - start) + row * far)
+    place = np.clip(place, 1, rows * per_row - 1)
+    length = lengths.ravel()[place]
+    middle = ends.ravel()[place] - length / 2
+    beyond = np.maximum(np.abs(along - middle) - (length - pitch[row]) / 2, 0)
+    off_axis = across - (edges[row] - pitch[row] / 2)
+    body = np.minimum(pitch[row], sizes.width) * (0.96 if gap >= 1 else 1.0)
+    rho = np.sqrt(beyond**2 + off_axis**2) * 2 / body
+    return place.astype(np.int32) + 1, rho.astype(np.float32), rows * per_row + 1
+
+
+# ------------------------------------------------------------------------------- how they look
+
+
+def _fluorescence(
+    rng: np.random.Generator, layout: Layout, width: float, optics: Optics
+) -> np.ndarray:
+    shape = (layout.ids.shape[0], layout.ids.shape[1])
+    level = np.exp(rng.normal(0, rng.uniform(0.05, 0.45), layout.count))
+    body = np.sqrt(np.maximum(1 - layout.rho**2 * np.float32(rng.uniform(0.2, 1)), 0.02))
+    body *= 1 + np.float32(rng.uniform(0, 0.3)) * fractal_noise(rng, shape, max(width, 3.0))
+    if rng.random() < 0.3:  # stained nucleoids: one or two blobs in each rod
+        blobs = np.clip(0.5 + smooth_noise(rng, shape, max(0.9 * width, 2.0)), 0.15, 1.6)
+        body *= blobs * (layout.rho < 0.75) + np.float32(0.25) * (layout.rho >= 0.75)
+    body *= 1 - np.float32(rng.uniform(0, 0.5)) * seams(layout.ids)
+    scene = layout.lookup(level) * body
+    return _dark_field(rng, scene, width, optics)
+
+
+def _membrane(rng: np.random.Generator, layout: Layout, width: float, optics: Optics) -> np.ndarray:
+    level = np.exp(rng.normal(0, rng.uniform(0.05, 0.3), layout.count))
+    thick = max(2.2 / width, rng.uniform(0.2, 0.4))
+    ring = np.exp(-(((layout.rho - (1 - thick / 2)) / (thick / 2)) ** 2))
+    ring = np.maximum(ring, seams(layout.ids))
+    scene = layout.lookup(level) * (np.float32(rng.uniform(0.03, 0.3)) + ring)
+    return _dark_field(rng, scene, width, optics)
+
+
+def _dark_field(
+    rng: np.random.Generator, scene: np.ndarray, width: float, optics: Optics
+) -> np.ndarray:
+    """Fluorescence camera: haze, offset, exposure, uneven light, noise."""
+    shape = (scene.shape[0], scene.shape[1])
+    image = blur(scene.astype(np.float32), min(optics.blur_px, 0.22 * width))
+    image = image + np.float32(rng.uniform(0, 0.4)) * wide_blur(image, 1.2 * width)
+    image += np.float32(rng.uniform(0, 0.15))
+    if rng.random() < 0.3:
+        image += np.float32(0.4) * blur(specks(rng, shape, int(rng.integers(3, 40))), 0.8)
+    bright = float(np.quantile(image[::4, ::4], 0.995)) + 1e-6
+    image *= light_field(rng, shape, optics.illumination)
+    gain = np.float32(np.exp(rng.uniform(np.log(0.2), np.log(1.2))))
+    scale = np.float32(min(gain, 1.0))
+    return np.asarray(
+        add_noise(rng, image * (gain / bright / scale), optics) * scale, dtype=np.float32
+    )
+
+
+def _phase(rng: np.random.Generator, layout: Layout, width: float, optics: Optics) -> np.ndarray:
+    shape = (layout.ids.shape[0], layout.ids.shape[1])
+    optical = np.sqrt(np.maximum(1 - layout.rho**2, 0)) * layout.lookup(
+        rng.uniform(0.8, 1.2, layout.count)
+    )
+    optical *= 1 + np.float32(rng.uniform(0, 0.2)) * fractal_noise(rng, shape, max(width / 2, 2.0))
+    optical = blur(optical.astype(np.float32), min(optics.blur_px, 0.22 * width))
+    halo = wide_blur(optical, rng.uniform(0.6, 1.5) * width)
+    contrast = np.float32(rng.uniform(0.15, 0.5))
+    image = np.float32(rng.uniform(0.45, 0.65)) - contrast * (optical - np.float32(0.8) * halo)
+    image += np.float32(rng.uniform(0, 0.03)) * fractal_noise(rng, shape, 4 * width)
+    image *= light_field(rng, shape, optics.illumination / 2)
+    return add_noise(rng, image, optics)
+
+
+def _brightfield(
+    rng: np.random.Generator, layout: Layout, width: float, optics: Optics
+) -> np.ndarray:
+    shape = (layout.ids.shape[0], layout.ids.shape[1])
+    thickness = np.sqrt(np.maximum(1 - layout.rho**2, 0)).astype(np.float32)
+    near = blur(thickness, min(max(optics.blur_px, 0.6), 0.2 * width))
+    edge = near - wide_blur(near, 0.35 * width)
+    sign = 1 if rng.random() < 0.5 else -1  # which side of the focus
+    image = np.float32(rng.uniform(0.5, 0.75)) + np.float32(sign * rng.uniform(0.3, 0.9)) * edge
+    image -= np.float32(rng.uniform(0, 0.2)) * near
+    image += np.float32(rng.uniform(0, 0.02)) * fractal_noise(rng, shape, 3 * width)
+    image *= light_field(rng, shape, optics.illumination / 2)
+    return add_noise(rng, image, optics)
+
+
+_LOOKS = {
+    "fluorescence": _fluorescence,
+    "membrane": _membrane,
+    "phase": _phase,
+    "brightfield": _brightfield,
+}
