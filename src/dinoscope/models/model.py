@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from dinoscope.models.backbone import Backbone, FeatureMap, build_backbone
 from dinoscope.models.card import HeadSpec, ModelCard
 from dinoscope.models.heads import DenseDecoder, build_head, pool_tokens
 from dinoscope.models.registry import get_spec
+
+if TYPE_CHECKING:
+    from dinoscope.models.adapter import Lora
 
 
 class Model(nn.Module):
@@ -29,6 +32,10 @@ class Model(nn.Module):
     def __init__(self, card: ModelCard, backbone: Backbone) -> None:
         super().__init__()
         self.card = card
+        #: Adapter, as layers or merged (see `dinoscope.models.adapter`).
+        self.lora: Lora | None = None
+        #: What identifies the file it was loaded from (``container.model_hash``); empty for a fresh model.
+        self.digest = ""
         self.backbone = backbone
         self.decoder: DenseDecoder | None = None
         self.heads = nn.ModuleDict()
