@@ -1,0 +1,323 @@
+"""The training loop: steps, schedule, averaged weights, checkpoints, validation. A generator."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dinoscope.engine.balance import balance
+from dinoscope.engine.batches import Batch, BatchSource, batch_stream
+from dinoscope.errors import OutputError, TrainingError
+from dinoscope.models.heads import pool_tokens
+from dinoscope.models.model import Model
+from dinoscope.tasks.base import task
+from dinoscope.types import Progress
+
+#: Bytes of a checkpoint are written at most this often.
+CHECKPOINT_S = 60.0
+#: At most this share of the time goes into validation.
+VALIDATION_SHARE = 0.08
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How a fit runs; `seconds` or `steps` ends it, whichever comes first.
+
+    `frozen_backbone` skips the backbone's gradients altogether (heads only). `rates` scales the learning
+    rate of parameters by prefix of their name.
+    """
+
+    seconds: float | None
+    steps: int | None
+    learning_rate: float
+    weight_decay: float
+    balance: str = "equal"
+    frozen_backbone: bool = False
+    autocast: torch.dtype | None = None
+    device: str = "cpu"
+    workers: int = 1
+    rates: Mapping[str, float] = field(default_factory=dict)
+    loss_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    average: float = 0.998
+    gradient_clip: float = 1.0
+    warmup: float = 0.05
+    log_every: int = 1
+    validate_every_s: float = 60.0
+
+
+@dataclass
+class FitState:
+    """What a checkpoint holds besides tensors."""
+
+    step: int = 0
+    seconds: float = 0.0
+    best_score: float = -math.inf
+    best_step: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+Validate = Callable[[Model], Mapping[str, float]]
+
+
+class WeightAverage:
+    """Exponential moving average of trainable tensors; what is validated and kept."""
+
+    def __init__(self, parameters: Mapping[str, Tensor], decay: float) -> None:
+        self.decay = decay
+        self.tensors = {n: p.detach().clone().float() for n, p in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, parameters: Mapping[str, Tensor], step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        own = list(self.tensors.values())
+        torch._foreach_lerp_(own, [parameters[n].detach().float() for n in self.tensors], 1 - decay)
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters that a fit changes, by name."""
+    return {n: p for n, p in model.named_parameters() if p.requires_grad}
+
+
+def fit(
+    model: Model,
+    batches: BatchSource,
+    options: FitOptions,
+    *,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    validate: Validate | None = None,
+) -> Generator[Progress, None, FitState]:
+    """Train `model` in place; at the end it holds the best averaged weights.
+
+    Yields
+    ------
+    Progress
+        After each step, with ``loss``, ``loss_<task>``, ``lr``, ``images_per_s`` and after a validation
+        ``val_<metric>`` in its values.
+
+    Returns
+    -------
+    FitState
+        Steps, seconds, and the history of validations.
+
+    Raises
+    ------
+    TrainingError
+        A loss is not finite: the last good state was kept in `checkpoint`, the batch is named.
+    """
+    device = torch.device(options.device)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    parameters = trainable(model)
+    if not parameters:
+        raise TrainingError("no parameter is trainable", hint="Choose what to tune: heads, LoRA or full.")
+    optimizer = torch.optim.AdamW(_groups(parameters, options), lr=options.learning_rate)
+    average = WeightAverage(parameters, options.average)
+    best = {n: t.clone() for n, t in average.tensors.items()}
+    weigh = balance(options.balance)
+    state = FitState()
+    if resume and checkpoint is not None and checkpoint.exists():
+        _restore(checkpoint, model, optimizer, average, best, weigh, state)
+    stream = batch_stream(batches, state.step, options.workers)
+    begun = time.monotonic() - state.seconds
+    saved = validated = time.monotonic()
+    validation_s = 0.0
+    images = 0
+    started = time.monotonic()
+    model.train()
+    for batch in stream:
+        share = _share_done(options, state.step, time.monotonic() - begun)
+        if share >= 1.0:
+            break
+        rate = _schedule(share, options.warmup)
+        for group in optimizer.param_groups:
+            group["lr"] = options.learning_rate * group["scale"] * rate
+        losses = _losses(model, batch, options, device)
+        total = weigh(losses)
+        if not bool(torch.isfinite(total)):
+            _use(model, best)
+            raise TrainingError(
+                f"the loss became {float(total)} at step {state.step} (images {', '.join(batch.names)})",
+                hint="The last good state was kept. Check these images, or lower the learning rate.",
+            )
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        nn.utils.clip_grad_norm_(parameters.values(), options.gradient_clip)
+        optimizer.step()
+        average.update(parameters, state.step)
+        state.step += 1
+        now = time.monotonic()
+        state.seconds = now - begun
+        images += len(batch.names)
+        values = {f"loss_{n}": float(v.detach()) for n, v in losses.items()}
+        values |= {"loss": sum(values.values()), "lr": options.learning_rate * rate}
+        values["images_per_s"] = images / max(1e-6, now - started - validation_s)
+        share = _share_done(options, state.step, state.seconds)
+        due = now - validated > max(options.validate_every_s, validation_s / VALIDATION_SHARE * 0.2)
+        if validate is not None and (due or share >= 1.0):
+            scores = _validate(model, average, parameters, validate)
+            validated = time.monotonic()
+            validation_s += validated - now
+            values |= {f"val_{n}": float(v) for n, v in scores.items()}
+            state.history.append({"step": state.step, "seconds": state.seconds, **values})
+            if scores.get("score", 0.0) >= state.best_score:
+                state.best_score, state.best_step = float(scores.get("score", 0.0)), state.step
+                best = {n: t.clone() for n, t in average.tensors.items()}
+        if checkpoint is not None and (time.monotonic() - saved > CHECKPOINT_S):
+            save_checkpoint(checkpoint, optimizer, parameters, average, best, weigh, state)
+            saved = time.monotonic()
+        if state.step % options.log_every == 0 or any(n.startswith("val_") for n in values):
+            left = None if share <= 0 else state.seconds * (1 - share) / share
+            yield Progress(
+                "train", int(share * 1000), 1000, left, f"step {state.step}", values
+            )
+    if checkpoint is not None:
+        save_checkpoint(checkpoint, optimizer, parameters, average, best, weigh, state)
+    _use(model, best if validate is not None and state.history else average.tensors)
+    model.eval()
+    return state
+
+
+def _groups(parameters: Mapping[str, nn.Parameter], options: FitOptions) -> list[dict[str, Any]]:
+    """Parameters grouped by learning-rate scale and by whether they decay (matrices do)."""
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        scale = next((s for p, s in options.rates.items() if name.startswith(p)), 1.0)
+        groups.setdefault((scale, parameter.ndim > 1), []).append(parameter)
+    return [
+        {"params": members, "scale": scale, "weight_decay": options.weight_decay if decays else 0.0}
+        for (scale, decays), members in groups.items()
+    ]
+
+
+def _share_done(options: FitOptions, step: int, seconds: float) -> float:
+    shares = [0.0]
+    if options.seconds is not None:
+        shares.append(seconds / options.seconds)
+    if options.steps is not None:
+        shares.append(step / options.steps)
+    return max(shares)
+
+
+def _schedule(share: float, warmup: float) -> float:
+    """Linear warm-up, then half a cosine down to 1 %."""
+    if share < warmup:
+        return max(share / warmup, 0.01)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, (share - warmup) / (1 - warmup))))
+
+
+def _losses(
+    model: Model, batch: Batch, options: FitOptions, device: torch.device
+) -> dict[str, Tensor]:
+    pixels = batch.pixels.to(device).contiguous(memory_format=torch.channels_last)
+    with torch.autocast(device.type, options.autocast, enabled=options.autocast is not None):
+        with torch.set_grad_enabled(not options.frozen_backbone):
+            features = model.encode(pixels)
+        dense = [n for n in batch.truths if task(n).dense]
+        outputs = model.decode_dense(features, pixels, dense)
+        if "classification" in batch.truths:
+            outputs["classification"] = model.decode_pooled(pool_tokens(features))
+    losses = {}
+    for name, (rows, truth) in batch.truths.items():
+        settings = options.loss_settings.get(name, {})
+        losses[name] = task(name).loss(outputs[name][rows.to(device)], truth.to(device), settings)
+    return losses
+
+
+@torch.no_grad()
+def _use(model: Model, tensors: Mapping[str, Tensor]) -> None:
+    own = dict(model.named_parameters())
+    for name, value in tensors.items():
+        own[name].copy_(value)
+
+
+def _validate(
+    model: Model,
+    average: WeightAverage,
+    parameters: Mapping[str, nn.Parameter],
+    validate: Validate,
+) -> Mapping[str, float]:
+    """Scores of the averaged weights; the training weights come back afterwards."""
+    kept = {n: p.detach().clone() for n, p in parameters.items()}
+    _use(model, average.tensors)
+    model.eval()
+    try:
+        with torch.no_grad():
+            return validate(model)
+    finally:
+        _use(model, kept)
+        model.train()
+
+
+def save_checkpoint(
+    path: Path,
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, Tensor],
+    average: WeightAverage,
+    best: Mapping[str, Tensor],
+    weigh: Any,
+    state: FitState,
+) -> None:
+    """Write everything a resumed run needs, under a temporary name that is then renamed.
+
+    Raises
+    ------
+    OutputError
+        The disk is full or the folder cannot be written.
+    """
+    content = {
+        "parameters": {n: p.detach() for n, p in parameters.items()},
+        "average": average.tensors,
+        "best": dict(best),
+        "optimizer": optimizer.state_dict(),
+        "balance": weigh.state(),
+        "state": dict(vars(state)),
+    }
+    temporary = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(content, temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise OutputError(
+            f"checkpoint {str(path)!r} cannot be written ({error})",
+            hint="Free some space or choose another folder; an earlier checkpoint is still there.",
+        ) from error
+
+
+def _restore(
+    path: Path,
+    model: Model,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage,
+    best: dict[str, Tensor],
+    weigh: Any,
+    state: FitState,
+) -> None:
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if set(content["parameters"]) != set(average.tensors):
+        raise TrainingError(
+            f"checkpoint {str(path)!r} belongs to another run (its trained tensors differ)",
+            hint="Start anew without --resume, or give the options of that run.",
+        )
+    _use(model, content["parameters"])
+    for name, value in content["average"].items():
+        average.tensors[name].copy_(value)
+    best.update(content["best"])
+    optimizer.load_state_dict(content["optimizer"])
+    weigh.load(content["balance"]) if content["balance"] else None
+    vars(state).update(content["state"])
+
+
+def drain(events: Iterable[Progress]) -> None:
+    """Run a generator to its end, for callers that do not look at progress."""
+    for _ in events:
+        pass
