@@ -26,7 +26,7 @@ def dinoscope(*arguments: str) -> dict[str, Any]:
 
 
 def split_folder(data: Path | None, name: str, split: str, folder: Path) -> dict[str, str]:
-    """Copy the images and labels of one split; the rows of the index, by stem, say their modality."""
+    """Copy the images and labels of one split; the modality of each, by stem, is returned."""
     if data is None or not (data / name / "index.csv").exists():
         raise FileNotFoundError(f"data set {name!r} was not found: say where it is with --data")
     modality: dict[str, str] = {}

@@ -40,7 +40,9 @@ def commit() -> str:
     """Hash of the commit that is measured; ``+changes`` where files differ from it."""
     git = ["git", "-C", str(ROOT)]
     try:
-        done = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        )
         state = subprocess.run(
             [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True
         )

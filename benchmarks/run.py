@@ -1,7 +1,7 @@
 """Run a suite of benchmarks: ``python -m benchmarks.run main --data DIR --json rows.json``.
 
-Each figure becomes a row {bar, value, must, aim, rival_value, machine, commit}. ``--only`` runs a part
-of a suite. A suite needs a quiet machine: close other programs first.
+Each figure becomes a row {bar, value, must, aim, rival_value, machine, commit}. ``--only`` runs a
+part of a suite. A suite needs a quiet machine: close other programs first.
 """
 
 from __future__ import annotations
