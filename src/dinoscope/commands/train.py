@@ -1,0 +1,244 @@
+"""``dinoscope train``: fine-tune a model on folders of images and labels."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dinoscope.commands.arguments import (
+    LineParser,
+    Subparsers,
+    add_command,
+    add_option,
+    axes_text,
+    build,
+)
+from dinoscope.commands.inputs import make_folder, need_folder
+from dinoscope.commands.report import Report
+from dinoscope.config import TRAINABLE_TASKS, TrainOptions
+from dinoscope.errors import InputError, UsageError
+
+SUFFIX = ".dinoscope"
+DEFAULT_BASE = "embedded"
+
+
+@dataclass(frozen=True)
+class Folders:
+    """One source of training data as the command line names it."""
+
+    images: Path
+    labels: Path
+    task: str
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Every part of both paths: the names that ``--exclude`` can meet."""
+        parts = (*self.images.resolve().parts, *self.labels.resolve().parts, self.labels.stem)
+        return frozenset(part.casefold() for part in parts)
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Describe the command's flags."""
+    parser = add_command(
+        subparsers,
+        "train",
+        "Fine-tune a model on images and labels that are paired by stem.",
+        "dinoscope train --images img --labels lab --task instance --minutes 10 "
+        "--output nuclei.dinoscope",
+    )
+    data = parser.add_argument_group("data; each --images begins a new source")
+    data.add_argument("--images", action="append", required=True, metavar="DIR", help="Images.")
+    data.add_argument(
+        "--labels",
+        action="append",
+        required=True,
+        metavar="DIR",
+        help="Labels: id images, class images (255 = ignore), float depth (NaN = ignore), "
+        "or a CSV image,class.",
+    )
+    data.add_argument(
+        "--task",
+        action="append",
+        required=True,
+        choices=TRAINABLE_TASKS,
+        help="What the labels are; given once, it holds for all sources.",
+    )
+    data.add_argument(
+        "--val-images",
+        action="append",
+        metavar="DIR",
+        help="Validation images, in the order of the sources (else a share of them is held out).",
+    )
+    data.add_argument("--val-labels", action="append", metavar="DIR", help="Their labels.")
+    data.add_argument("--axes", type=axes_text, metavar="CYX", help="Axes of every image file.")
+    data.add_argument(
+        "--exclude",
+        action="append",
+        metavar="SET",
+        help="Leave out sources with a folder of this name in their path; may be repeated.",
+    )
+    add_model_flags(parser)
+    parser.add_argument(
+        "--output", required=True, metavar=f"MODEL{SUFFIX}", help="The model file to write."
+    )
+    parser.set_defaults(run=run)
+
+
+def add_model_flags(parser: LineParser) -> None:
+    """Flags of the base model and of the training itself."""
+    model = parser.add_argument_group("model")
+    base = model.add_mutually_exclusive_group()
+    base.add_argument("--backbone", metavar="NAME", help="Begin with new heads on this backbone.")
+    base.add_argument(
+        "--from",
+        dest="base",
+        metavar="MODEL",
+        help=f"Go on from this model, heads included (default {DEFAULT_BASE}).",
+    )
+    model.add_argument(
+        "--download",
+        action="store_true",
+        help="Download backbone weights that are not on this disk.",
+    )
+    add_option(model, TrainOptions, "tune", "--tune", metavar="HOW")
+    add_option(model, TrainOptions, "lora_on", "--lora-on")
+    add_option(model, TrainOptions, "lora_rank", "--lora-rank", int, "R")
+    add_option(model, TrainOptions, "lora_alpha", "--lora-alpha", float, "A")
+    how = parser.add_argument_group("training")
+    add_option(how, TrainOptions, "minutes", "--minutes", float, "M")
+    add_option(how, TrainOptions, "epochs", "--epochs", int, "N")
+    add_option(how, TrainOptions, "batch_size", "--batch-size", int, "N")
+    add_option(how, TrainOptions, "learning_rate", "--learning-rate", float, "LR")
+    add_option(how, TrainOptions, "weight_decay", "--weight-decay", float, "W")
+    add_option(how, TrainOptions, "crop_px", "--crop", int, "PX")
+    add_option(how, TrainOptions, "val_fraction", "--val-fraction", float, "F")
+    add_option(how, TrainOptions, "balance", "--balance")
+    add_option(how, TrainOptions, "diameter_px", "--diameter", float, "PX")
+    add_option(how, TrainOptions, "seed", "--seed", int, "N")
+    add_option(how, TrainOptions, "device", "--device")
+    add_option(how, TrainOptions, "threads", "--threads", int, "N")
+    add_option(how, TrainOptions, "resume", "--resume")
+
+
+def run(args: argparse.Namespace, report: Report) -> int:
+    """Train, keeping the best checkpoint."""
+    options = build(TrainOptions, args)
+    sources = pair_up(args.images, args.labels, args.task)
+    validation = pair_validation(args.val_images, args.val_labels, sources)
+    output = Path(args.output)
+    if output.suffix != SUFFIX:
+        raise UsageError(f"--output is {args.output!r}", expected=f"a name that ends in {SUFFIX}")
+    kept = exclude(sources, args.exclude or (), report)
+    kept_validation = exclude(validation, args.exclude or (), report, told=False)
+    if not kept:
+        raise UsageError("--exclude left no source to train on", expected="at least one source")
+    for source in (*kept, *kept_validation):
+        need_folder(str(source.images), "images folder")
+        if not source.labels.exists():
+            raise InputError(
+                f"labels {str(source.labels)!r} do not exist", expected="a folder or CSV"
+            )
+    make_folder(str(output.parent))
+    return fit(args, report, options, kept, kept_validation, output)
+
+
+def fit(
+    args: argparse.Namespace,
+    report: Report,
+    options: TrainOptions,
+    sources: Sequence[Folders],
+    validation: Sequence[Folders],
+    output: Path,
+) -> int:
+    """Drive the engine's generator to its end."""
+    from dinoscope.engine.dataset import sources_from_folders
+    from dinoscope.engine.train import train
+
+    started = time.perf_counter()
+    train_data = [sources_from_folders(s.images, s.labels, s.task, axes=args.axes) for s in sources]
+    val_data = [
+        sources_from_folders(s.images, s.labels, s.task, axes=args.axes) for s in validation
+    ]
+    base: str = args.backbone or args.base or DEFAULT_BASE
+    events = train(train_data, options, base=base, output=output, val_sources=val_data)
+    try:
+        while True:
+            event = next(events)
+            report.progress(event.step, event.done, event.total, event.seconds_left, _values(event))
+    except StopIteration as stop:
+        summary: Any = stop.value
+    finally:
+        events.close()
+    report.document["seconds"] = {"total": time.perf_counter() - started}
+    report.document["summary"] = summary
+    report.document["outputs"] = [str(output)]
+    report.result(f"{output}")
+    return 0
+
+
+def _values(event: Any) -> str:
+    shown = [f"{name} {value:.4g}" for name, value in event.values.items()]
+    return ", ".join([event.message, *shown] if event.message else shown)
+
+
+def pair_up(images: Sequence[str], labels: Sequence[str], tasks: Sequence[str]) -> list[Folders]:
+    """Sources from the repeated flags, paired in order.
+
+    Raises
+    ------
+    UsageError
+        Their numbers differ.
+    """
+    if len(tasks) == 1:
+        tasks = [*tasks] * len(images)
+    if not len(images) == len(labels) == len(tasks):
+        raise UsageError(
+            f"got {len(images)} --images, {len(labels)} --labels and {len(tasks)} --task",
+            expected="one --labels and one --task for each --images",
+        )
+    return [Folders(Path(i), Path(l), t) for i, l, t in zip(images, labels, tasks, strict=True)]
+
+
+def pair_validation(
+    images: Sequence[str] | None, labels: Sequence[str] | None, sources: Sequence[Folders]
+) -> list[Folders]:
+    """Validation sources; the first one has the first source's task, and so on.
+
+    Raises
+    ------
+    UsageError
+        Images without labels or the other way round, or a task cannot be told.
+    """
+    images, labels = images or (), labels or ()
+    if len(images) != len(labels):
+        raise UsageError(
+            f"got {len(images)} --val-images and {len(labels)} --val-labels",
+            expected="as many of the one as of the other",
+        )
+    tasks = [source.task for source in sources]
+    if len(set(tasks)) == 1:
+        tasks = tasks[:1] * len(images)
+    if len(images) > len(tasks):
+        raise UsageError(
+            f"got {len(images)} --val-images for {len(tasks)} sources of different tasks",
+            expected="at most one for each --images, in the same order",
+        )
+    return [Folders(Path(i), Path(l), t) for i, l, t in zip(images, labels, tasks, strict=False)]
+
+
+def exclude(
+    sources: Sequence[Folders], names: Sequence[str], report: Report, *, told: bool = True
+) -> list[Folders]:
+    """`sources` without those that have one of `names` in their paths."""
+    kept = list(sources)
+    for name in names:
+        hit = [s for s in kept if name.casefold() in s.names]
+        kept = [s for s in kept if s not in hit]
+        if told:
+            left_out = ", ".join(str(s.images) for s in hit) or "nothing (no such folder)"
+            report.note(f"--exclude {name} leaves out {left_out}")
+    return kept
