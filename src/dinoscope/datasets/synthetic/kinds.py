@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from dinoscope.datasets.synthetic.electron import membranes
 from dinoscope.datasets.synthetic.fluorescence import filaments, nuclei, touching
 from dinoscope.datasets.synthetic.image import SyntheticImage
 from dinoscope.datasets.synthetic.relief import surface, zstack
 from dinoscope.datasets.synthetic.rods import rods
+from dinoscope.datasets.synthetic.stained import brightfield, tissue
 from dinoscope.datasets.synthetic.transmitted import phase
 from dinoscope.errors import InputError
 
@@ -21,7 +23,10 @@ _MAKERS: dict[str, Callable[..., SyntheticImage]] = {
     "touching": touching,
     "rods": rods,
     "phase": phase,
+    "brightfield": brightfield,
+    "tissue": tissue,
     "filaments": filaments,
+    "membranes": membranes,
     "surface": surface,
     "zstack": zstack,
 }
@@ -34,7 +39,10 @@ DIAMETERS_PX: dict[str, tuple[float, float]] = {
     "touching": (8, 70),
     "rods": (10, 50),
     "phase": (14, 90),
+    "brightfield": (12, 70),
+    "tissue": (9, 50),
     "filaments": (15, 60),
+    "membranes": (18, 80),
     "surface": (16, 80),
     "zstack": (14, 50),
 }

@@ -64,6 +64,12 @@ class Layout:
         return table[self.ids]
 
 
+def join(groups: list[Bodies]) -> Bodies:
+    """All bodies of several groups, in order; earlier ones have no advantage over later ones."""
+    names = tuple(Bodies.__dataclass_fields__)
+    return Bodies(*(np.concatenate([getattr(group, name) for group in groups]) for name in names))
+
+
 def draw_outlines(
     rng: np.random.Generator, count: int, irregularity: float, *, lobes: int = 7
 ) -> np.ndarray:
