@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from dinoscope.errors import InputError
+from dinoscope.errors import DinoscopeError, InputError
 from dinoscope.types import ImageInput, Plane
 
 #: An index along ``image.plane_axes``; ``()`` for an image that is a single plane.
@@ -52,6 +52,7 @@ def iter_planes(
     >>> [(p.index, p.image.shape) for p in iter_planes(stack, plane=(2,))]
     [((2,), (1, 8, 9))]
     """
+    require_pixels(image)
     indices = plane_indices(image) if plane is None else iter([tuple(plane)])
     for index in indices:
         yield Plane(index, read_plane(image, index, channels=channels, region=region))
@@ -175,7 +176,17 @@ def _channel_axis(image: ImageInput) -> str | None:
 
 def _read(image: ImageInput, key: dict[str, int | slice]) -> np.ndarray:
     """Index the data and bring what is left into the order C, Y, X."""
-    values = np.asarray(image.data[tuple(key[a] for a in image.axes)])
+    try:
+        values = np.asarray(image.data[tuple(key[a] for a in image.axes)])
+    except (DinoscopeError, MemoryError):
+        raise
+    except Exception as error:  # a lazy array fails in its own way: network, missing chunk, ...
+        raise InputError(
+            f"{image.name!r} could not be read ({str(error) or type(error).__name__})",
+            hint="The image may be corrupt, or have been changed or closed while it was read.",
+        ) from error
+    if not values.dtype.isnative:
+        values = values.astype(values.dtype.newbyteorder("="))
     left = [a for a in image.axes if isinstance(key[a], slice)]
     if values.ndim != len(left):
         raise InputError(
@@ -193,7 +204,7 @@ def _check_index(image: ImageInput, index: Index) -> Index:
     shape = image.plane_shape
     if len(index) != len(shape) or not all(0 <= i < n for i, n in zip(index, shape, strict=True)):
         raise InputError(
-            f"plane {index} of {image.name!r}, whose planes are {image.plane_axes or 'one'} {shape}",
+            f"plane {index} of {image.name!r}, whose planes are {image.plane_axes!r} {shape}",
             expected=f"{len(shape)} numbers, each from 0 to the length of its axis",
         )
     return index

@@ -1,7 +1,7 @@
 """Bring images of any type and any channels to what the models see: ``(3, Y, X)`` about 0 to 1.
 
 The limits are taken once per image, from at most 16 evenly spaced planes, so that one plane, a
-region and the whole stack get the same values. ImageNet's mean and deviation belong to the backbone.
+region and the whole stack get the same values. ImageNet's mean and deviation are the backbone's.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class Normalization:
     local_contrast : bool
         CLAHE: equalise the contrast locally.
     fuse : str
-        How channels become three. ``"auto"``: 1 repeated; 2 and their mean; 3 as they are; more: their
-        mean, repeated. ``"rgb"``: the first three as they are. ``"mean"``: always the mean, repeated.
+        How channels become three. ``"auto"``: 1 repeated; 2 and their mean; 3 as they are; more:
+        their mean, repeated. ``"rgb"``: the first three as they are. ``"mean"``: always the mean.
 
     Raises
     ------

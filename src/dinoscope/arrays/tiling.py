@@ -75,8 +75,8 @@ def tile_grid(
     shape : tuple of int
         ``(Y, X)`` of the image.
     tile_min, tile_max : int
-        Range of a tile's sides in pixels, each rounded up or down to a multiple of `patch`. An image
-        that fits into one tile gets the smallest one that holds it, of at least 8 patches a side.
+        Range of a tile's sides in pixels, inwards to multiples of `patch`. An image that fits into
+        one tile gets the smallest one that holds it, of at least 8 patches a side.
     patch : int
         Side of a token in pixels; tiles begin and end at multiples of it.
     margin : int
@@ -137,8 +137,8 @@ def cut(
     Returns
     -------
     np.ndarray
-        ``(C, th, tw)`` in the image's dtype, continued by reflection, or by repeating the last pixel
-        where the image is too small for that. A view where nothing had to be padded.
+        ``(C, th, tw)`` in the image's dtype, continued by reflection, or by repeating the last
+        pixel where the image is too small for that. A view where nothing had to be padded.
     """
     height, width = grid.tile_shape
     y0, x0 = tile.y0 - origin[0], tile.x0 - origin[1]
