@@ -7,9 +7,12 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from dinoscope.models.model import Model
 
 # Before anything reads them. Sub-processes of the tests inherit these too.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -31,6 +34,8 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DINOSCOPE_CACHE", str(home / "cache"))
+        patch.setenv("DINOSCOPE_MODELS", str(home / "models"))
+        patch.setenv("HF_HUB_CACHE", str(home / "hub-cache"))
         patch.setenv("XDG_CACHE_HOME", str(home / "xdg-cache"))
         patch.setenv("XDG_DATA_HOME", str(home / "xdg-data"))
         yield home
@@ -51,3 +56,16 @@ def _no_network() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", connect_locally)
         yield
+
+
+@pytest.fixture
+def tiny_model() -> Model:
+    """A random model with an instance and a classification head, small enough for any test."""
+    from dinoscope.models.card import HeadSpec
+    from dinoscope.models.model import Model
+
+    heads = {
+        "instance": HeadSpec("dense", 3),
+        "classification": HeadSpec("pooled", 2, classes=("round", "long")),
+    }
+    return Model.fresh("tiny-test", heads, seed=0).eval()

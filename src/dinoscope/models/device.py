@@ -1,7 +1,7 @@
 """Where to compute, with how many threads and in which precision; the one place that imports torch.
 
 Modules that need torch write ``from dinoscope.models.device import torch``: that import is guarded
-(see :func:`import_torch`) and happens only when it is reached.
+(see :func:`bind_triton`) and happens only when it is reached.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dinoscope.config import DEVICES
 from dinoscope.errors import InputError
@@ -23,31 +23,32 @@ if TYPE_CHECKING:
 _CUDA_WHEELS = "https://download.pytorch.org/whl/cu126"
 
 
-def import_torch() -> Any:
-    """Import torch so that it also lives beside an OpenGL context.
+def bind_triton() -> None:
+    """Let torch and an OpenGL context live in one process; does not import torch.
 
-    Triton and Mesa's software renderer each bring an LLVM; whichever is loaded second crashes unless
-    triton binds its own symbols first. CPU-only torch brings no triton, and nothing is done.
-
-    Returns
-    -------
-    module
-        ``torch``.
+    Triton and Mesa's software renderer each bring an LLVM; whichever is loaded second crashes
+    unless triton binds its own symbols first (a quarter of a second). CPU-only torch brings no
+    triton, and nothing is done.
     """
     if (
-        sys.platform == "linux"
-        and "torch" not in sys.modules
-        and "triton" not in sys.modules
-        and importlib.util.find_spec("triton")
+        sys.platform != "linux"
+        or not {"torch", "triton"}.isdisjoint(sys.modules)
+        or importlib.util.find_spec("triton") is None
     ):
-        flags = sys.getdlopenflags()
-        sys.setdlopenflags(os.RTLD_NOW | os.RTLD_DEEPBIND)
-        try:
-            importlib.import_module("triton")
-        except ImportError:
-            pass  # torch does without it
-        finally:
-            sys.setdlopenflags(flags)
+        return
+    flags = sys.getdlopenflags()
+    sys.setdlopenflags(os.RTLD_NOW | os.RTLD_DEEPBIND)
+    try:
+        importlib.import_module("triton")
+    except ImportError:
+        pass  # torch does without it
+    finally:
+        sys.setdlopenflags(flags)
+
+
+def import_torch() -> Any:
+    """Import torch so that it also lives beside an OpenGL context; return the module."""
+    bind_triton()
     return importlib.import_module("torch")
 
 
@@ -120,17 +121,16 @@ def precision_for(device: str) -> torch.dtype:
     Whether a backbone keeps its accuracy in bfloat16 is a second question: see
     :func:`dinoscope.models.precision.check_bf16`.
     """
-    torch = import_torch()
+    torch_ = import_torch()
     if device == "cuda":
-        fast = bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        fast = bool(torch_.cuda.is_bf16_supported(including_emulation=False))
     elif device == "cpu":
         # Private but stable since torch 2.3; an absent probe means float32, which is always right.
         probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-        fast = any(bool(getattr(torch.cpu, probe, bool)()) for probe in probes)
+        fast = any(bool(getattr(torch_.cpu, probe, bool)()) for probe in probes)
     else:
         fast = False
-    dtype: torch.dtype = torch.bfloat16 if fast else torch.float32
-    return dtype
+    return cast("torch.dtype", torch_.bfloat16 if fast else torch_.float32)
 
 
 def nvidia_card_present() -> bool:
@@ -154,8 +154,8 @@ def cuda_note() -> str:
             f"For the card: pip install --force-reinstall torch --index-url {_CUDA_WHEELS}"
         )
     return (
-        "This machine has an NVIDIA card, but torch cannot use it: its driver is probably older than "
-        f"CUDA {torch.version.cuda}. Update the driver, or install a torch built for an older CUDA."
+        "This machine has an NVIDIA card, but torch cannot use it: its driver is probably older "
+        f"than CUDA {torch.version.cuda}. Update the driver, or install a torch for an older CUDA."
     )
 
 
