@@ -14,7 +14,7 @@ from dinoscope.commands.arguments import (
     channel_list,
     flatten,
 )
-from dinoscope.commands.inputs import check_not_overwriting, make_folder, stem_of
+from dinoscope.commands.inputs import check_not_overwriting, make_folder
 from dinoscope.commands.report import Report
 from dinoscope.errors import AxesError, InputError, UsageError
 
@@ -99,8 +99,10 @@ def run(args: argparse.Namespace, report: Report) -> int:
     """Write the maps of every time point of the stack."""
     if args.step_um is not None and not 0 < args.step_um < float("inf"):
         raise UsageError(f"--step-um is {args.step_um!r}", expected="a positive number of µm")
+    from dinoscope.arrays.files import image_stem
+
     path = Path(args.stack)
-    stem = stem_of(path)
+    stem = image_stem(path)
     paths = {kind: Path(args.output) / f"{stem}_{kind}.tif" for kind in RESULTS}
     check_not_overwriting(paths.values(), [path])
     image = open_stack(path, args.axes, report)

@@ -9,24 +9,6 @@ from pathlib import Path
 
 from dinoscope.errors import InputError, OutputError, UsageError
 
-#: Suffixes of the images that a folder is searched for.
-IMAGE_SUFFIXES = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".npy", ".zarr"})
-_DOUBLE_SUFFIXES = (".ome.tif", ".ome.tiff", ".ome.zarr")
-
-
-def stem_of(path: Path) -> str:
-    """The name without its suffix; ``.ome.tif`` and ``.ome.zarr`` count as one suffix.
-
-    Examples
-    --------
-    >>> stem_of(Path("plate/well 3.ome.tif"))
-    'well 3'
-    """
-    for suffix in _DOUBLE_SUFFIXES:
-        if path.name.lower().endswith(suffix):
-            return path.name[: -len(suffix)]
-    return path.stem
-
 
 def expand(paths: Iterable[str]) -> list[Path]:
     """Image paths in the order given; a folder stands for the images in it, sorted by name.
@@ -38,15 +20,18 @@ def expand(paths: Iterable[str]) -> list[Path]:
     UsageError
         A folder holds no image.
     """
+    from dinoscope.arrays.files import SUFFIXES
+    from dinoscope.arrays.ome_zarr import is_zarr
+
     found: list[Path] = []
     for text in paths:
         path = Path(text)
-        if path.is_dir() and not _is_zarr(path):
-            inside = sorted(p for p in path.iterdir() if _is_image(p))
+        if path.is_dir() and not is_zarr(path):
+            inside = sorted(p for p in path.iterdir() if _is_image(p, SUFFIXES))
             if not inside:
                 raise UsageError(
                     f"folder {text!r} holds no image",
-                    expected="files ending in " + ", ".join(sorted(IMAGE_SUFFIXES)),
+                    expected="files ending in " + ", ".join(SUFFIXES),
                 )
             found.extend(inside)
         elif not path.exists() and glob.has_magic(text) and (matches := sorted(glob.glob(text))):
@@ -57,16 +42,12 @@ def expand(paths: Iterable[str]) -> list[Path]:
     return found
 
 
-def _is_zarr(path: Path) -> bool:
-    return path.suffix == ".zarr" or any(
-        (path / name).exists() for name in ("zarr.json", ".zgroup", ".zarray")
-    )
-
-
-def _is_image(path: Path) -> bool:
-    if path.name.startswith("."):
+def _is_image(path: Path, suffixes: Sequence[str]) -> bool:
+    if path.name.startswith(".") or path.suffix.lower() not in suffixes:
         return False
-    return path.suffix.lower() in IMAGE_SUFFIXES and (path.is_file() or path.suffix == ".zarr")
+    from dinoscope.arrays.ome_zarr import is_zarr
+
+    return path.is_file() or is_zarr(path)
 
 
 def check_stems(paths: Sequence[Path]) -> None:
@@ -77,9 +58,11 @@ def check_stems(paths: Sequence[Path]) -> None:
     UsageError
         Names the two.
     """
+    from dinoscope.arrays.files import image_stem
+
     seen: dict[str, Path] = {}
     for path in paths:
-        stem = stem_of(path)
+        stem = image_stem(path)
         if stem in seen:
             raise UsageError(
                 f"{str(seen[stem])!r} and {str(path)!r} have the same stem {stem!r}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dinoscope.commands.report import Report
@@ -28,6 +29,7 @@ def load(name: str, report: Report, *, device: str = "auto", download: bool = Fa
     """
     from dinoscope.models.checkpoint import load_model
 
+    report.document["model"] = name
     started = time.perf_counter()
     show = progress_in(report)
     try:
@@ -60,18 +62,24 @@ def progress_in(report: Report) -> Callable[[Progress], None]:
     return show
 
 
-def require_heads(name: str, heads: Mapping[str, Any], tasks: Sequence[str]) -> None:
-    """Check that a model has a head for each of `tasks`.
+def require_heads(model: str, tasks: Sequence[str]) -> None:
+    """Check by its card that a model has a head for each of `tasks`, before anything heavy is loaded.
 
     Raises
     ------
     MissingHeadError
         Names the models that have the missing one.
     """
+    from dinoscope.models.catalog import inspect, locate
+    from dinoscope.models.container import SUFFIX
+
+    found = locate(model)
+    is_weights = isinstance(found, Path) and found.suffix != SUFFIX
+    heads: Mapping[str, Any] = {} if is_weights else inspect(model).heads
     missing = [t for t in tasks if t not in HEADLESS_TASKS and t not in heads]
     if not missing:
         return
-    from dinoscope.models.checkpoint import list_models
+    from dinoscope.models.catalog import list_models
 
     task = missing[0]
     able = [str(m["name"]) for m in list_models() if task in (m.get("tasks") or ())]
@@ -81,4 +89,6 @@ def require_heads(name: str, heads: Mapping[str, Any], tasks: Sequence[str]) -> 
         else "No installed model has one: make it with 'dinoscope train'."
     )
     has = ", ".join([*heads, *sorted(HEADLESS_TASKS)])
-    raise MissingHeadError(f"model {name!r} has no head for {task!r} (it can do: {has})", hint=hint)
+    raise MissingHeadError(
+        f"model {model!r} has no head for {task!r} (it can do: {has})", hint=hint
+    )

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace, report: Report) -> int:
 
 def list_all(report: Report) -> int:
     """One line for each model."""
-    from dinoscope.models.checkpoint import list_models
+    from dinoscope.models.catalog import list_models
 
     models = list_models()
     report.document["models"] = models

@@ -117,11 +117,11 @@ def run(args: argparse.Namespace, report: Report) -> int:
     folder = make_folder(args.output)
     calibration = read_calibration(args.dark, args.flat)
 
+    require_heads(args.model, options.tasks)
     batch = Batch(report, folder, options, axes=args.axes)
     good = batch.open_all(paths)
     if good:
         model = load(args.model, report, device=options.device, download=args.download)
-        require_heads(model.card.name, model.card.heads, options.tasks)
         batch.run(good, model, calibration)
     return batch.finish()
 

@@ -8,8 +8,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from dinoscope.commands.inputs import stem_of
-
 if TYPE_CHECKING:
     from dinoscope.types import ImageInput, PlaneOutput, Table
 
@@ -19,7 +17,9 @@ DTYPES = {"instance": "uint32", "semantic": "uint8", "depth": "float32", "pca": 
 
 def planned_outputs(folder: Path, path: Path, tasks: Iterable[str]) -> dict[str, Path]:
     """The files that image `path` will get in `folder`, by task (and ``objects``)."""
-    stem = stem_of(path)
+    from dinoscope.arrays.files import image_stem
+
+    stem = image_stem(path)
     planned = {task: folder / f"{stem}_{task}.tif" for task in tasks if task in DTYPES}
     if "instance" in planned:
         planned["objects"] = folder / f"{stem}_objects.csv"

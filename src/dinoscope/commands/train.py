@@ -168,7 +168,7 @@ def fit(
     try:
         while True:
             event = next(events)
-            report.progress(event.step, event.done, event.total, event.seconds_left, _values(event))
+            tell(event, report)
     except StopIteration as stop:
         summary: Any = stop.value
     finally:
@@ -180,9 +180,16 @@ def fit(
     return 0
 
 
-def _values(event: Any) -> str:
-    shown = [f"{name} {value:.4g}" for name, value in event.values.items()]
-    return ", ".join([event.message, *shown] if event.message else shown)
+def tell(event: Any, report: Report) -> None:
+    """Show the loss as it goes; a validation is a line that stays."""
+    values = dict(event.values)
+    scores = {name: value for name, value in values.items() if name.startswith("val_")}
+    if scores:
+        shown = ", ".join(f"{name[4:]} {value:.4g}" for name, value in scores.items())
+        report.say(f"validation ({event.message or event.step}): {shown}")
+    told = [event.message] if event.message else []
+    told += [f"{name} {values[name]:.4g}" for name in ("loss", "images_per_s") if name in values]
+    report.progress(event.step, event.done, event.total, event.seconds_left, ", ".join(told))
 
 
 def pair_up(images: Sequence[str], labels: Sequence[str], tasks: Sequence[str]) -> list[Folders]:
