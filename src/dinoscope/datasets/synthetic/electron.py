@@ -54,7 +54,7 @@ def membranes(
     walls = max(float(rng.uniform(0.04, 0.14) * diameter), 2.0) if thickness is None else thickness
     stray = float(rng.uniform(0.1, 0.8)) if waviness is None else waviness
     sections = _sections(rng, shape, diameter, stray)
-    border = np.zeros(shape, bool)
+    border = sections == 0
     for axis in (0, 1):
         meet = np.diff(sections, axis=axis) != 0
         lower = [slice(None), slice(None)]
@@ -71,8 +71,9 @@ def membranes(
         inside, np.zeros(shape, np.float32), np.zeros(int(sections.max()) + 1), smallest=0.0
     )
 
-    level = layout.lookup(rng.normal(0.68, rng.uniform(0.02, 0.08), layout.count), outside=0.65)
-    scene = level * (1 + np.float32(0.06) * fractal_noise(rng, shape, 12.0, roughness=0.9))
+    level = layout.lookup(rng.normal(0.68, rng.uniform(0.01, 0.07), layout.count), outside=0.65)
+    grain = np.float32(rng.uniform(0.03, 0.14))
+    scene = level * (1 + grain * fractal_noise(rng, shape, 10.0, roughness=1.1))
     share = float(rng.uniform(0, 0.5)) if organelles is None else organelles
     scene = _add_organelles(rng, scene, away - half, shape, diameter, share)
     soft = np.float32(max(0.35 * walls, 0.7))
@@ -99,32 +100,25 @@ def membranes(
 
 
 def _sections(rng: np.random.Generator, shape: Shape, diameter: float, stray: float) -> np.ndarray:
-    """(Y, X) int32: Voronoi cells of grouped seeds, their walls bent by a smooth displacement."""
-    from scipy import ndimage
+    """(Y, X) int32: bodies of very different size swollen until they press on each other.
 
-    margin = int(diameter)
-    tall, wide = shape[0] + 2 * margin, shape[1] + 2 * margin
-    # Several seeds to a section make long and bent ones; sizes differ as in neuropil.
-    seeds = max(int(2.5 * tall * wide / (np.pi / 4 * diameter**2)), 4)
-    y, x = rng.integers(0, tall, seeds), rng.integers(0, wide, seeds)
-    owner = np.arange(1, seeds + 1, dtype=np.int32)
-    partner = rng.integers(0, seeds, (seeds, 6))
-    gap = (y[partner] - y[:, None]) ** 2 + (x[partner] - x[:, None]) ** 2
-    nearest = np.take_along_axis(partner, gap.argmin(1)[:, None], 1)[:, 0]
-    merged = (rng.random(seeds) < 0.6) & (gap.min(1) < (1.2 * diameter) ** 2)
-    owner[merged] = owner[nearest[merged]]
-    ground = np.ones((tall, wide), bool)
-    ground[y, x] = False
-    marks = np.zeros((tall, wide), np.int32)
-    marks[y, x] = owner
-    index = ndimage.distance_transform_edt(ground, return_distances=False, return_indices=True)
-    cells = marks[index[0], index[1]]
-    shift = stray * 0.22 * diameter
+    0 is what little is left between them, which is as dark as a wall.
+    """
+    radii = draw_radii(
+        rng, shape, diameter, coverage=1.1, spread=float(rng.uniform(0.15, 0.6)), at_most=500
+    )
+    y, x, radius = scatter(rng, shape, radii, spacing=float(rng.uniform(0.65, 0.85)))
+    bodies = draw_bodies(
+        rng, y, x, radius, elongation=0.35, irregularity=0.05 + 0.08 * stray, bend=0.2
+    )
+    swollen = rasterize(bodies.scaled(float(rng.uniform(1.45, 1.8))), shape, smallest=0.02).ids
+    shift = stray * 0.12 * diameter
     rows, columns = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
-    rows += margin + shift * fractal_noise(rng, shape, diameter, roughness=0.4)
-    columns += margin + shift * fractal_noise(rng, shape, diameter, roughness=0.4)
-    taken = cells[
-        np.clip(rows.astype(np.intp), 0, tall - 1), np.clip(columns.astype(np.intp), 0, wide - 1)
+    rows += shift * smooth_noise(rng, shape, max(diameter / 2, 4))
+    columns += shift * smooth_noise(rng, shape, max(diameter / 2, 4))
+    taken = swollen[
+        np.clip(rows.astype(np.intp), 0, shape[0] - 1),
+        np.clip(columns.astype(np.intp), 0, shape[1] - 1),
     ]
     return np.asarray(taken, dtype=np.int32)
 
@@ -138,7 +132,7 @@ def _add_organelles(
     share: float,
 ) -> np.ndarray:
     """Dark striped mitochondria and small ring-shaped vesicles, away from the walls."""
-    size = 0.45 * diameter
+    size = rng.uniform(0.3, 0.65) * diameter
     if share > 0.02 and size >= 5:
         radii = draw_radii(rng, shape, size, coverage=0.25 * share, spread=0.2, at_most=120)
         placed = scatter(rng, shape, radii, spacing=1.3)

@@ -61,7 +61,7 @@ def nuclei(
         elongation=float(rng.uniform(0.05, 0.4)) if elongation is None else elongation,
         size_spread=float(rng.uniform(0.05, 0.3)) if size_spread is None else size_spread,
         polarity=polarity,
-        optics=draw_optics(rng, blur_px=blur_px, noise=noise, illumination=illumination),
+        optics=_stain_optics(rng, diameter, blur_px, noise, illumination),
     )
 
 
@@ -92,7 +92,21 @@ def touching(
         elongation=float(rng.uniform(0.05, 0.45)) if elongation is None else elongation,
         size_spread=float(rng.uniform(0.05, 0.25)) if size_spread is None else size_spread,
         polarity=polarity,
-        optics=draw_optics(rng, blur_px=blur_px, noise=noise, illumination=illumination),
+        optics=_stain_optics(rng, diameter, blur_px, noise, illumination),
+    )
+
+
+def _stain_optics(
+    rng: np.random.Generator,
+    diameter: float,
+    blur_px: float | None,
+    noise: float | None,
+    illumination: float | None,
+) -> Optics:
+    """Random conditions under which objects of this size can still be told apart."""
+    most = float(np.clip(0.08 * diameter, 0.8, 2.4))
+    return draw_optics(
+        rng, blur_px=blur_px, noise=noise, illumination=illumination, blur_range=(0.4, most)
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,6 +32,10 @@ class Optics:
     photons: float
     read_noise: float
     illumination: float
+
+    def quieter(self, factor: float) -> Optics:
+        """The same with `factor` times the noise, for looks of low contrast."""
+        return replace(self, photons=self.photons / factor**2, read_noise=self.read_noise * factor)
 
 
 def draw_optics(

@@ -17,6 +17,7 @@ from dinoscope.datasets.synthetic.textures import (
     Shape,
     fibres,
     fractal_noise,
+    scratches,
     smooth_noise,
     specks,
 )
@@ -301,7 +302,10 @@ def _reflectance(
     if rng.random() < 0.4:
         spots = blur(specks(rng, shape, int(rng.integers(20, 600))), rng.uniform(0.6, 1.2))
         skin *= np.maximum(1 + np.float32(rng.choice([-3.0, 6.0])) * spots, 0.1)
-    amount = float(rng.uniform(0.1, 1.0)) if shading is None else float(shading)
+    if rng.random() < 0.25:
+        lines = blur(scratches(rng, shape, int(rng.integers(3, 40))), 0.6)
+        skin *= np.maximum(1 + np.float32(rng.choice([-0.9, 1.5])) * lines, 0.1)
+    amount = float(rng.uniform(0.2, 1.0)) if shading is None else float(shading)
     if amount > 0:
         slope_y, slope_x = np.gradient(depth * np.float32(rng.uniform(0.3, 1.5) * diameter))
         if rng.random() < 0.6:  # light along the axis: steep places send it past the objective

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,8 @@ LOOKS = ("fluorescence", "membrane", "phase", "brightfield")
 
 #: Discs along a rod's spine with which collisions are found.
 _DISCS = 7
+_SPINE = np.linspace(-0.5, 0.5, _DISCS)
+_ARC = _SPINE**2 - 1 / 12
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ def _grown(
     close = 0.9 * min(gap, 1.0) * sizes.width
     failures = 0
     newcomer = 1.0 if scattered else float(rng.uniform(0.0, 0.06))
-    while count < wanted and failures < 4 * wanted + 40:
+    while count < wanted and failures < 3 * wanted + 40:
         length = sizes.length * np.exp(rng.normal(0, sizes.length_spread))
         length = max(length, 1.15 * sizes.width)
         bend = rng.normal(0, sizes.bend / 2)
@@ -165,17 +168,16 @@ def _grown(
             # Younger rods lie at the rim and have room; older ones are tried now and then.
             parent = table[int(count * rng.random() ** 0.7)]
             angle = parent[2] + rng.normal(0, disorder)
-            forward = np.array([np.sin(parent[2]), np.cos(parent[2])])
-            sideways = np.array([forward[1], -forward[0]])
-            if rng.random() < 0.7:
-                side = rng.choice((-1.0, 1.0))
-                move = side * gap * sizes.width * (1 + 0.5 * disorder * rng.random()) * sideways
-                move = move + rng.uniform(-0.5, 0.5) * sizes.length * forward
-            else:
-                end = rng.choice((-1.0, 1.0))
-                move = end * (parent[3] + length) / 2 * (1 + 0.03 * rng.random()) * forward
-                move = move + rng.normal(0, 0.1) * sizes.width * sideways
-            y, x = parent[0] + move[0], parent[1] + move[1]
+            sine, cosine = math.sin(parent[2]), math.cos(parent[2])
+            direction = 1.0 if rng.random() < 0.5 else -1.0
+            if rng.random() < 0.7:  # beside it
+                across = direction * gap * sizes.width * (1 + 0.5 * disorder * rng.random())
+                along = (rng.random() - 0.5) * sizes.length
+            else:  # behind it, as after a division
+                along = direction * (parent[3] + length) / 2 * (1 + 0.03 * rng.random())
+                across = rng.normal(0, 0.1) * sizes.width
+            y = parent[0] + along * sine + across * cosine
+            x = parent[1] + along * cosine - across * sine
         reach = length / 2
         if not (-reach < y < shape[0] + reach and -reach < x < shape[1] + reach):
             failures += 1
@@ -199,11 +201,13 @@ def _grown(
 
 def _spine(y: float, x: float, angle: float, length: float, bend: float) -> np.ndarray:
     """(_DISCS, 2) points along a bent axis."""
-    t = np.linspace(-0.5, 0.5, _DISCS)
-    along = t * max(length, 0.0)
-    across = bend * max(length, 0.0) / 2 * (t * t - 1 / 12)
-    sine, cosine = np.sin(angle), np.cos(angle)
-    return np.stack([y + along * sine + across * cosine, x + along * cosine - across * sine], 1)
+    along = _SPINE * max(length, 0.0)
+    across = (bend * max(length, 0.0) / 2) * _ARC
+    sine, cosine = math.sin(angle), math.cos(angle)
+    points = np.empty((_DISCS, 2))
+    points[:, 0] = y + along * sine + across * cosine
+    points[:, 1] = x + along * cosine - across * sine
+    return points
 
 
 def _draw_capsules(
@@ -245,8 +249,6 @@ def _packed(
 
     Two domains of different direction may meet in one image.
     """
-    from scipy import ndimage
-
     domains = 1 if rng.random() < 0.5 else 2
     chosen = (
         smooth_noise(rng, shape, max(shape) / 1.5) > 0 if domains == 2 else np.zeros(shape, bool)
@@ -260,14 +262,13 @@ def _packed(
         ids = np.where(here, own + offset, ids)
         rho = np.where(here, own_rho, rho)
         offset += own_count
-    full = np.bincount(ids.ravel(), minlength=offset + 1).astype(float)
+    full = np.bincount(ids.ravel(), minlength=offset + 1)
     area = sizes.width * sizes.length
-    index = np.arange(offset + 1)
     # A patchy colony: rods are kept or left out as wholes, by a smooth field read at each of them.
     field = smooth_noise(rng, shape, max(2.5 * sizes.length, max(shape) / 3))
-    field += 0.3 * rng.standard_normal(offset + 1)[ids]
-    score = np.asarray(ndimage.mean(field, ids, index))
-    score = np.where(full > 0, score, -np.inf)
+    score = np.bincount(ids.ravel(), field.ravel(), minlength=offset + 1) / np.maximum(full, 1)
+    score += 0.3 * rng.standard_normal(offset + 1)
+    score[full == 0] = -np.inf
     rank = np.argsort(-score)
     kept = np.cumsum(full[rank]) <= min(coverage * 1.15, 1.0) * ids.size + area
     keep = np.zeros(offset + 1, bool)
@@ -297,7 +298,8 @@ def _rows_of_rods(
     along = y * np.float32(np.sin(angle)) + x * np.float32(np.cos(angle))
     across = y * np.float32(np.cos(angle)) - x * np.float32(np.sin(angle))
     reach = rng.uniform(1.5, 3) * sizes.length
-    strength = np.float32(min(0.35 * reach * (0.3 + disorder + sizes.bend), 0.4 * reach))
+    # The frame must turn gently: its strain is about twice `strength` over `reach`.
+    strength = np.float32(reach * min(0.04 + 0.2 * disorder + 0.15 * sizes.bend, 0.14))
     across = across + strength * smooth_noise(rng, shape, reach)
     along = along + strength * smooth_noise(rng, shape, reach)
     first = float(across.min()) - 2 * sizes.width
@@ -382,7 +384,7 @@ def _phase(rng: np.random.Generator, layout: Layout, width: float, optics: Optic
     image = np.float32(rng.uniform(0.45, 0.65)) - contrast * (optical - np.float32(0.8) * halo)
     image += np.float32(rng.uniform(0, 0.03)) * fractal_noise(rng, shape, 4 * width)
     image *= light_field(rng, shape, optics.illumination / 2)
-    return add_noise(rng, image, optics)
+    return add_noise(rng, image, optics.quieter(1.5 * float(contrast)))
 
 
 def _brightfield(
@@ -397,7 +399,7 @@ def _brightfield(
     image -= np.float32(rng.uniform(0, 0.2)) * near
     image += np.float32(rng.uniform(0, 0.02)) * fractal_noise(rng, shape, 3 * width)
     image *= light_field(rng, shape, optics.illumination / 2)
-    return add_noise(rng, image, optics)
+    return add_noise(rng, image, optics.quieter(0.3))
 
 
 _LOOKS = {

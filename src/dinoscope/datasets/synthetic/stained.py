@@ -69,7 +69,11 @@ def tissue(
         Strength of the stroma's fibres, 0 to 1.
     """
     optics = draw_optics(
-        rng, blur_px=blur_px, noise=noise, illumination=illumination, blur_range=(0.4, 1.3)
+        rng,
+        blur_px=blur_px,
+        noise=noise,
+        illumination=illumination,
+        blur_range=(0.4, float(np.clip(0.08 * diameter, 0.9, 2.2))),
     )
     cover = float(rng.uniform(0.08, 0.5)) if coverage is None else coverage
     bodies = _populations(rng, shape, diameter, cover)
@@ -101,7 +105,7 @@ def tissue(
     dye = _nuclear_dye(rng, layout, diameter)
     blue = _jitter(rng, _HEMATOXYLIN)
     pink = blue * np.float32(0.9) if chosen == "purple" else _jitter(rng, _EOSIN)
-    strength = np.float32(rng.uniform(0.9, 2.4))
+    strength = np.float32(rng.uniform(0.6, 1.7))
     background_dye = np.float32(rng.uniform(0.02, 0.15)) + ground * np.float32(
         0.45 if chosen == "purple" else 0.1
     )
@@ -304,14 +308,14 @@ def _blood(
     nucleus = inside_white & (lobes > 0) & (layout.rho < 0.85)
     blue = nucleus * (1 + 0.2 * fractal_noise(rng, shape, max(diameter / 5, 2)))
     platelets = blur(specks(rng, shape, int(rng.integers(0, 12))), max(diameter / 12, 0.8))
-    strength = np.float32(rng.uniform(0.3, 0.8))
+    strength = np.float32(rng.uniform(0.15, 0.5))
     image = _transmit(
         rng,
         [
             (_jitter(rng, _GIEMSA_RED), strength * red),
             (
                 _jitter(rng, _HEMATOXYLIN),
-                np.float32(1.6) * blue + 5 * (layout.ids == 0) * platelets,
+                np.float32(rng.uniform(0.5, 1.1)) * blue + 5 * (layout.ids == 0) * platelets,
             ),
         ],
         optics,
@@ -344,7 +348,7 @@ def _unstained(
         rng.uniform(0.7, 1.2, layout.count)
     )
     grains = smooth_noise(rng, shape, max(diameter / 8, 1.6))
-    thick *= 1 + np.float32(rng.uniform(0.02, 0.25)) * grains
+    thick *= 1 + np.float32(rng.uniform(0.01, 0.1)) * grains
     fine = blur(thick.astype(np.float32), max(optics.blur_px, 0.03 * diameter))
     # Out of focus, contrast follows the curvature of the optical path (transport of intensity).
     ring = fine - wide_blur(fine, max(0.08 * diameter, 1.0))
@@ -355,8 +359,7 @@ def _unstained(
     image = np.float32(rng.uniform(0.4, 0.7)) + signal - np.float32(rng.uniform(0, 0.1)) * fine
     image += np.float32(rng.uniform(0, 0.01)) * fractal_noise(rng, shape, 2 * diameter)
     image *= light_field(rng, shape, optics.illumination / 2)
-    quiet = Optics(optics.blur_px, optics.photons * 6, optics.read_noise / 3, 0.0)
-    image = add_noise(rng, image, quiet)
+    image = add_noise(rng, image, optics.quieter(0.35))
     return image[None], layout, np.where(layout.ids > 0, CELL, 0).astype(np.uint8)
 
 
@@ -365,7 +368,7 @@ def _unstained(
 
 def _jitter(rng: np.random.Generator, dye: np.ndarray) -> np.ndarray:
     """A dye a little different from batch to batch, of unit optical density."""
-    varied = np.maximum(dye * np.exp(rng.normal(0, 0.2, 3)) + rng.normal(0, 0.03, 3), 0.01)
+    varied = np.maximum(dye * np.exp(rng.normal(0, 0.15, 3)) + rng.normal(0, 0.03, 3), 0.01)
     return np.asarray(varied / np.linalg.norm(varied), dtype=np.float32)
 
 
@@ -380,8 +383,7 @@ def _transmit(
     for channel in range(3):
         density = sum(np.float32(1.6 * colour[channel]) * amount for colour, amount in dyes)
         image[channel] = np.float32(lamp[channel]) * np.exp(-density) * light
-    quiet = Optics(optics.blur_px, optics.photons * 4, optics.read_noise / 2, 0.0)
-    return add_noise(rng, image, quiet)
+    return add_noise(rng, image, optics.quieter(0.4))
 
 
 def _finish(

@@ -85,18 +85,48 @@ def specks(
 def fibres(
     rng: np.random.Generator, shape: Shape, scale: float, *, wander: float = 0.35
 ) -> np.ndarray:
-    """Wavy parallel strands about `scale` pixels apart, such as stroma or brushed metal.
+    """Wavy strands about `scale` pixels wide and many times as long, as in stroma or on brushed metal.
 
     Returns
     -------
     (Y, X) float32, zero mean, unit standard deviation
     """
-    angle = rng.uniform(0, np.pi)
-    y, x = np.mgrid[: shape[0], : shape[1]].astype(np.float32)
-    across = np.cos(angle) * y - np.sin(angle) * x
-    across += wander * 6 * scale * smooth_noise(rng, shape, 8 * scale)
-    phase = across * (2 * np.pi / scale) + 1.5 * smooth_noise(rng, shape, 3 * scale)
-    strands = np.sin(phase) + 0.5 * np.sin(2.3 * phase + 1)
-    strands *= 1 + 0.5 * smooth_noise(rng, shape, 5 * scale)
+    angle = rng.uniform(0, 2 * np.pi)
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    y, x = y.astype(np.float32), x.astype(np.float32)
+    sine, cosine = np.float32(np.sin(angle)), np.float32(np.cos(angle))
+    bend = np.float32(wander * 6 * scale)
+    across = cosine * y - sine * x + bend * smooth_noise(rng, shape, 10 * scale)
+    along = sine * y + cosine * x
+    # Strands are short along one axis of a straight table and long along the other.
+    shorten = 8.0
+    rows = ((across - across.min()) * np.float32(1.5)).astype(np.intp)
+    columns = ((along - along.min()) * np.float32(1.5 / shorten)).astype(np.intp)
+    straight = fractal_noise(
+        rng, (int(rows.max()) + 1, int(columns.max()) + 1), 1.5 * scale, roughness=0.7
+    )
+    strands = straight[rows, columns]
     strands -= strands.mean()
     return np.asarray(strands / (strands.std() + 1e-6), dtype=np.float32)
+
+
+def scratches(rng: np.random.Generator, shape: Shape, count: int) -> np.ndarray:
+    """Straight thin lines of random direction and strength.
+
+    Returns
+    -------
+    (Y, X) float32 in [0, 1], 0 where there is none
+    """
+    field = np.zeros(shape, np.float32)
+    reach = float(np.hypot(*shape))
+    t = np.arange(0, reach, 0.7, dtype=np.float32)
+    for _ in range(count):
+        angle = rng.uniform(0, 2 * np.pi)
+        start_y, start_x = rng.uniform(0, shape[0]), rng.uniform(0, shape[1])
+        length = reach * rng.uniform(0.1, 1.0)
+        y = start_y + np.sin(angle) * t[t < length]
+        x = start_x + np.cos(angle) * t[t < length]
+        here = (y >= 0) & (y < shape[0]) & (x >= 0) & (x < shape[1])
+        rows, columns = y[here].astype(np.intp), x[here].astype(np.intp)
+        field[rows, columns] = np.maximum(field[rows, columns], rng.uniform(0.2, 1.0))
+    return field

@@ -68,25 +68,21 @@ def phase(
     layout = rasterize(bodies, shape, smallest=0.3)
     radius = bodies.radius[layout.index]
     rounded = rng.random(layout.count) < (0.6 if chosen == "round" else rng.uniform(0, 0.15))
-    path = _optical_path(rng, layout, diameter, rounded)
-    path = blur(path, optics.blur_px)
-    reach = float(
-        np.clip(rng.uniform(0.08, 0.3) * float(np.mean(radius) if len(radius) else 10), 2, 14)
-    )
-    around = wide_blur(path, reach)
-    strength = float(rng.uniform(0.6, 1.0)) if halo is None else halo
-    scale = float(rng.uniform(0.06, 0.3)) if contrast is None else contrast
-    signal = (
-        path
-        - np.float32(strength) * around
-        - np.float32(0.25 * strength) * wide_blur(path, 4 * reach)
-    )
-    spread = float(np.abs(signal).std()) + 0.05
-    sign = 1 if polarity == "bright" or (polarity is None and rng.random() < 0.25) else -1
-    image = np.float32(rng.uniform(0.35, 0.6)) + np.float32(sign * scale / (3 * spread)) * signal
-    image += np.float32(rng.uniform(0.002, 0.02)) * fractal_noise(rng, shape, 40.0, roughness=0.7)
-    image *= light_field(rng, shape, optics.illumination / 2)
-    image = add_noise(rng, image, optics)
+    path = blur(_optical_path(rng, layout, diameter, rounded), optics.blur_px)
+    typical = float(np.mean(radius)) if len(radius) else diameter / 2
+    reach = float(np.clip(rng.uniform(0.1, 0.35) * typical, 2, 14))
+    strength = float(rng.uniform(0.6, 1.15)) if halo is None else halo
+    share = np.float32(rng.uniform(0.3, 0.9))
+    around = share * wide_blur(path, reach) + (1 - share) * wide_blur(path, 3 * reach)
+    scale = float(rng.uniform(0.08, 0.3)) if contrast is None else contrast
+    # Beyond half a wave the contrast turns over: thick, rounded cells have bright middles.
+    signal = np.sin(path - np.float32(strength) * around)
+    sign = 1 if polarity == "bright" or (polarity is None and rng.random() < 0.2) else -1
+    image = np.float32(rng.uniform(0.35, 0.6)) + np.float32(sign * scale) * signal
+    uneven = np.float32(scale * rng.uniform(0.01, 0.12))
+    image += uneven * fractal_noise(rng, shape, 60.0, roughness=0.6)
+    image *= light_field(rng, shape, optics.illumination / 3)
+    image = add_noise(rng, image, optics if noise is not None else optics.quieter(1.2 * scale))
     size_um = float(rng.uniform(15, 40)) / diameter
     return SyntheticImage(
         image=image[None],
@@ -134,26 +130,34 @@ def _adherent(
 def _optical_path(
     rng: np.random.Generator, layout: Layout, diameter: float, rounded: np.ndarray
 ) -> np.ndarray:
-    """(Y, X) float32: thickness times index difference; high where a cell has rounded up."""
+    """(Y, X) float32: phase delay in radians; several waves where a cell has rounded up."""
     shape = (layout.ids.shape[0], layout.ids.shape[1])
     inside = layout.ids > 0
-    thickness = np.where(rounded, rng.uniform(2, 5), rng.uniform(0.5, 1.2, layout.count))
-    steep = layout.lookup(np.where(rounded, 0.5, rng.uniform(0.3, 1.2)))
-    path = layout.lookup(thickness) * np.maximum(1 - layout.rho**2, 1e-6) ** steep
-    path += np.float32(rng.uniform(0, 0.4)) * inside  # a lamella ends abruptly
-    grain = rng.uniform(0.05, 0.5)
-    path *= 1 + np.float32(grain) * fractal_noise(
-        rng, shape, max(diameter / 6, 3), roughness=float(rng.uniform(0.6, 1.1))
+    lamella = np.where(rounded, 0.5, rng.uniform(0.2, 0.7) * rng.uniform(0.7, 1.3, layout.count))
+    middle = np.where(
+        rounded, rng.uniform(1.5, 7), rng.uniform(0.1, 1.0) * rng.uniform(0.5, 1.5, layout.count)
     )
-    # Granules crowd around the nucleus, the nucleus itself is smooth with dark nucleoli.
-    near = np.exp(-(((layout.rho - 0.45) / 0.3) ** 2)) * inside
-    number = int(inside.sum() / max(diameter, 20) * rng.uniform(0, 2.5))
-    granules = blur(specks(rng, shape, number), rng.uniform(0.7, 1.4))
-    path += np.float32(rng.uniform(1, 6)) * granules * near * (1 if rng.random() < 0.7 else -1)
-    if rng.random() < 0.6:
-        nucleus = layout.rho < 0.3
-        spots = np.clip((smooth_noise(rng, shape, max(diameter / 10, 2)) - 1.2) * 2, 0, 1)
-        path += np.float32(rng.uniform(-0.4, 0.2)) * nucleus + np.float32(0.5) * spots * nucleus
-    dust = specks(rng, shape, int(rng.integers(0, 70)))
-    path += np.float32(rng.uniform(2, 9)) * blur(dust, rng.uniform(0.6, 1.6)) * ~inside
+    steep = layout.lookup(np.where(rounded, 0.5, rng.uniform(0.5, 1.5)))
+    path = layout.lookup(lamella)
+    path += layout.lookup(middle) * np.maximum(1 - layout.rho**2, 1e-6) ** steep
+    rough = np.float32(rng.uniform(0.04, 0.25)) * fractal_noise(
+        rng, shape, max(diameter / 8, 3), roughness=float(rng.uniform(0.7, 1.2))
+    )
+    path += rough * inside
+    # Granules crowd around the nucleus, which is smooth but for its nucleoli.
+    near = np.exp(-(((layout.rho - 0.4) / 0.3) ** 2)) * inside
+    number = int(inside.sum() / max(diameter, 15) * rng.uniform(0, 2))
+    for sign in (1.0, -1.0):
+        size = rng.uniform(0.7, 1.5)
+        granules = blur(specks(rng, shape, number), size)
+        path += np.float32(sign * rng.uniform(1, 5) * size) * granules * near
+    if rng.random() < 0.7:
+        nucleus = np.clip((0.32 - layout.rho) * 12, 0, 1)
+        spots = np.clip((smooth_noise(rng, shape, max(diameter / 12, 2)) - 1.2) * 2, 0, 1)
+        path += nucleus * (np.float32(rng.uniform(-0.4, 0.2)) + np.float32(0.8) * spots)
+    edge = np.clip((layout.rho - 0.85) * 7, 0, 1) * inside
+    path += np.float32(rng.uniform(0, 0.7)) * edge
+    dust = specks(rng, shape, int(rng.choice([0, rng.integers(5, 120)])))
+    size = rng.uniform(0.6, 1.4)
+    path += np.float32(rng.uniform(1, 4) * size) * blur(dust, size) * ~inside
     return np.asarray(path, dtype=np.float32)
