@@ -107,10 +107,10 @@ def test_everything_the_package_imports_is_declared(project: dict[str, Any]) -> 
     outside = (
         {m.split(".")[0] for m in graph.modules} - {"dinoscope"} - set(sys.stdlib_module_names)
     )
-    distribution_of = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
+    distribution_of = {"PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-learn"}
     declared = names(project["dependencies"]) | names(project["optional-dependencies"]["all"])
     # Brought by those we declare, and used only where they are present or part of their interface.
-    through = {"triton": "torch", "npe2": "napari", "dask": "napari", "pandas": "napari"}
+    through = {"certifi": "huggingface_hub", "triton": "torch", "npe2": "napari", "dask": "napari", "pandas": "napari"}
     undeclared = {
         name
         for name in outside
