@@ -64,6 +64,8 @@ class Batch:
         self._classes: list[Table] = []
         self._usage_only = True
         self._extra: list[Path] = []
+        #: What was written for each image that is done, by task.
+        self.outputs: dict[Path, dict[str, Path]] = {}
 
     def open_all(self, paths: Sequence[Path]) -> list[Path]:
         """Those of `paths` that can be opened; the others are reported at once."""
@@ -147,6 +149,7 @@ class Batch:
         totals = document.setdefault("seconds", {})
         for step, value in seconds.items():
             totals[step] = totals.get(step, 0.0) + value
+        self.outputs[path] = files.paths
         record = self._records[path]
         record.update(
             status="done",

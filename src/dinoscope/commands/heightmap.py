@@ -99,11 +99,8 @@ def run(args: argparse.Namespace, report: Report) -> int:
     """Write the maps of every time point of the stack."""
     if args.step_um is not None and not 0 < args.step_um < float("inf"):
         raise UsageError(f"--step-um is {args.step_um!r}", expected="a positive number of µm")
-    from dinoscope.arrays.files import image_stem
-
     path = Path(args.stack)
-    stem = image_stem(path)
-    paths = {kind: Path(args.output) / f"{stem}_{kind}.tif" for kind in RESULTS}
+    paths = planned_maps(Path(args.output), path)
     check_not_overwriting(paths.values(), [path])
     image = open_stack(path, args.axes, report)
     folder = make_folder(args.output)
@@ -128,6 +125,13 @@ def run(args: argparse.Namespace, report: Report) -> int:
     for written in paths.values():
         report.result(f"  {written}")
     return 0
+
+
+def planned_maps(folder: Path, path: Path) -> dict[str, Path]:
+    """The files that the stack at `path` will get in `folder`."""
+    from dinoscope.arrays.files import image_stem
+
+    return {kind: folder / f"{image_stem(path)}_{kind}.tif" for kind in RESULTS}
 
 
 def open_stack(path: Path, axes: str | None, report: Report) -> ImageInput:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 #: Tasks that every backbone can do.
 HEADLESS_TASKS = frozenset({"pca"})
+DEFAULT_MODEL = "embedded"
 
 
 def load(name: str, report: Report, *, device: str = "auto", download: bool = False) -> Model:
@@ -63,7 +64,7 @@ def progress_in(report: Report) -> Callable[[Progress], None]:
 
 
 def require_heads(model: str, tasks: Sequence[str]) -> None:
-    """Check by its card that a model has a head for each of `tasks`, before anything heavy is loaded.
+    """Check by its card, before anything heavy is loaded, that a model has a head for each task.
 
     Raises
     ------

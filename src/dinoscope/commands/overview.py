@@ -55,12 +55,12 @@ def draw(rows: Sequence[Row], path: Path, title: str, subtitle: str = "") -> Non
     width = 2 * MARGIN_PX + columns * CELL_PX + (columns - 1) * GAP_PX
     page = Image.new("RGB", (width, HEADER_PX + sum(heights) + MARGIN_PX), _PAPER)
     pen = ImageDraw.Draw(page)
-    pen.text((MARGIN_PX, 22), title, fill=_INK, font=_font(30))
-    pen.text((MARGIN_PX, 62), subtitle, fill=_FAINT, font=_font(17))
+    pen.text((MARGIN_PX, 22), _plain(title), fill=_INK, font=_font(30))
+    pen.text((MARGIN_PX, 62), _plain(subtitle), fill=_FAINT, font=_font(17))
     top = HEADER_PX
     for row, height in zip(rows, heights, strict=True):
         pen.line((MARGIN_PX, top, width - MARGIN_PX, top), fill=(215, 219, 224))
-        pen.text((MARGIN_PX, top + 8), row.title, fill=_INK, font=_font(20))
+        pen.text((MARGIN_PX, top + 8), _plain(row.title), fill=_INK, font=_font(20))
         for number, panel in enumerate(row.panels):
             left = MARGIN_PX + number * (CELL_PX + GAP_PX)
             _draw_panel(page, pen, panel, left, top + 40)
@@ -89,17 +89,22 @@ def _fitted(rgb: np.ndarray) -> tuple[int, int]:
 def _draw_panel(page: Any, pen: Any, panel: Panel, left: int, top: int) -> None:
     from PIL import Image
 
-    pen.text((left, top), panel.title, fill=_FAINT, font=_font(17))
+    pen.text((left, top), _plain(panel.title), fill=_FAINT, font=_font(17))
     size = _fitted(panel.rgb)
     way = Image.Resampling.LANCZOS if size[0] < panel.rgb.shape[1] else Image.Resampling.NEAREST
     page.paste(Image.fromarray(panel.rgb).resize(size, way), (left, top + CAPTION_PX))
     below = top + CAPTION_PX + size[1] + 7
-    pen.text((left, below), panel.caption, fill=_INK, font=_font(16))
+    pen.text((left, below), _plain(panel.caption), fill=_INK, font=_font(16))
     x = left
     for colour, text in panel.keys:
         pen.rectangle((x, below + 4, x + 12, below + 16), fill=colour)
-        pen.text((x + 18, below), text, fill=_INK, font=_font(16))
+        pen.text((x + 18, below), _plain(text), fill=_INK, font=_font(16))
         x += 30 + round(pen.textlength(text, font=_font(16)))
+
+
+def _plain(text: str) -> str:
+    """Without the letters that Pillow's own font lacks."""
+    return text.translate({ord("×"): "x", ord("µ"): "u"})
 
 
 def _font(size: int) -> Any:

@@ -19,7 +19,7 @@ from dinoscope.commands.arguments import (
 )
 from dinoscope.commands.batch import Batch
 from dinoscope.commands.inputs import check_not_overwriting, check_stems, expand, make_folder
-from dinoscope.commands.loading import load, require_heads
+from dinoscope.commands.loading import DEFAULT_MODEL, load, require_heads
 from dinoscope.commands.report import Report
 from dinoscope.commands.results import planned_outputs
 from dinoscope.config import TASKS, InstanceOptions, PredictOptions
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from dinoscope.arrays.calibrate import Calibration
-
-DEFAULT_MODEL = "embedded"
 
 
 def add_parser(subparsers: Subparsers) -> None:
