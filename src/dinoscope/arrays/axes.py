@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -167,6 +168,16 @@ def require_pixels(image: ImageInput) -> None:
         raise InputError(
             f"{image.name!r} has no pixels: its shape is {image.shape} ({image.axes})",
             expected="at least one pixel along every axis",
+        )
+
+
+def require_real(dtype: np.dtype[Any], name: str) -> None:
+    """Raise an InputError where `dtype` is not bool, integer or floating point."""
+    if dtype.kind not in "biuf":
+        raise InputError(
+            f"{name!r} has the data type {dtype}",
+            expected="bool, integers or floating-point numbers",
+            hint="Take the magnitude first." if dtype.kind == "c" else "",
         )
 
 

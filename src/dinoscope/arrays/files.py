@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from dinoscope.arrays import tiff
-from dinoscope.arrays.axes import require_pixels
-from dinoscope.arrays.normalize import require_real
+from dinoscope.arrays.axes import require_pixels, require_real
 from dinoscope.arrays.ome_zarr import is_zarr, open_zarr
-from dinoscope.arrays.output import PlaneWriter, write_image, write_table
+from dinoscope.arrays.output import PlaneWriter, write_image
+from dinoscope.arrays.tables import write_table
 from dinoscope.errors import AxesError, DinoscopeError, InputError
 from dinoscope.types import ArrayLike, ImageInput
 

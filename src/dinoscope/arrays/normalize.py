@@ -7,20 +7,14 @@ region and the whole stack get the same values. ImageNet's mean and deviation ar
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dinoscope.arrays.axes import (
-    Region,
-    chosen_channels,
-    read_plane,
-    require_pixels,
-    sample_indices,
-)
+from dinoscope.arrays.axes import chosen_channels, require_pixels, require_real
+from dinoscope.arrays.percentiles import percentile_limits
 from dinoscope.errors import InputError
 from dinoscope.types import ImageInput
 
@@ -32,13 +26,6 @@ FUSIONS = ("auto", "rgb", "mean")
 
 #: Values this far beyond the limits are clipped: a little head room keeps bright spots apart.
 CLIP = (-0.5, 1.5)
-#: Planes, and pixels per channel over all of them, from which percentiles are taken.
-SAMPLE_PLANES = 16
-SAMPLE_PIXELS = 2**19
-#: A plane of more pixels is sampled from windows instead of being read whole.
-WHOLE_PLANE_PIXELS = 2**24
-WINDOWS_PER_SIDE = 8
-WINDOW_SIDE = 512
 #: Limits closer than this are equal: 1 / FLAT is still a float32.
 FLAT = 1e-37
 #: Side of a CLAHE tile; fixed in pixels so that it does not depend on the size of the region.
@@ -160,11 +147,8 @@ def limits(
     chosen = chosen_channels(image, channels)
     if normalization.mode == "fixed":
         return _fixed_limits(normalization, chosen, image.name)
-    values = np.concatenate(list(_samples(image, channels, calibration)), axis=1)
     wanted = (normalization.low, normalization.high)
-    if "S" in image.axes:
-        return np.tile(_percentiles(values.ravel(), wanted), (len(chosen), 1))
-    return np.stack([_percentiles(channel, wanted) for channel in values])
+    return percentile_limits(image, wanted, channels=channels, calibration=calibration)
 
 
 def to_model_input(
@@ -232,16 +216,6 @@ def to_model_input(
         np.add(result[0], result[1], out=result[2])
         result[2] *= 0.5
     return result
-
-
-def require_real(dtype: np.dtype[Any], name: str) -> None:
-    """Raise an InputError where `dtype` is not bool, integer or floating point."""
-    if dtype.kind not in "biuf":
-        raise InputError(
-            f"{name!r} has the data type {dtype}",
-            expected="bool, integers or floating-point numbers",
-            hint="Take the magnitude first." if dtype.kind == "c" else "",
-        )
 
 
 def _scaled(
@@ -327,46 +301,3 @@ def _fixed_limits(normalization: Normalization, chosen: tuple[int, ...], name: s
             hint="Choose the channels, in the order in which the model was trained.",
         )
     return np.array(picked, dtype=np.float64)
-
-
-def _percentiles(values: np.ndarray, wanted: tuple[float, float]) -> np.ndarray:
-    """Low and high of a sample, wider where almost all of it has one value."""
-    if values.dtype.itemsize < 4:  # bool and float16 have no percentiles of their own
-        values = values.astype(np.float32)
-    if values.dtype.kind == "f":
-        values = values[np.isfinite(values)]
-    if values.size == 0:
-        return np.zeros(2)
-    low, high = np.percentile(values, wanted)
-    if not high > low:  # a few bright pixels on an even ground are still an image
-        low, high = float(values.min()), float(values.max())
-    return np.array([low, high], dtype=np.float64)
-
-
-def _samples(
-    image: ImageInput, channels: Sequence[int] | None, calibration: Calibration | None
-) -> Iterator[np.ndarray]:
-    """Strided pixels ``(C, N)`` of evenly spaced planes."""
-    indices = sample_indices(image, SAMPLE_PLANES)
-    regions = _sample_regions(image.size("Y"), image.size("X"))
-    for index in indices:
-        budget = max(1, SAMPLE_PIXELS // (len(indices) * len(regions)))
-        for region in regions:
-            pixels = read_plane(image, index, channels=channels, region=region)
-            step = max(1, math.ceil(math.sqrt(pixels[0].size / budget)))
-            if calibration is not None:
-                pixels = calibration.apply(pixels, region, channels=channels)
-            yield pixels[:, ::step, ::step].reshape(len(pixels), -1)
-
-
-def _sample_regions(height: int, width: int) -> list[Region | None]:
-    """The whole plane, or evenly spaced windows of a plane too large to be read whole."""
-    if height * width <= WHOLE_PLANE_PIXELS:
-        return [None]
-
-    def spans(length: int) -> list[tuple[int, int]]:
-        side = min(WINDOW_SIDE, length)
-        starts = np.linspace(0, length - side, min(WINDOWS_PER_SIDE, math.ceil(length / side)))
-        return [(int(s), int(s) + side) for s in starts]
-
-    return [(y0, x0, y1, x1) for y0, y1 in spans(height) for x0, x1 in spans(width)]

@@ -1,9 +1,8 @@
-"""Write results whole or not at all: OME-TIFF plane by plane, tables as CSV."""
+"""Write results whole or not at all: OME-TIFF plane by plane."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import errno
 import math
 import os
@@ -17,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dinoscope.errors import InputError, OutputError
-from dinoscope.types import Table
 
 if TYPE_CHECKING:
     import tifffile
 
-#: zlib's level: higher ones take several times longer for a few per cent.
-DEFLATE_LEVEL = 4
+#: zlib's level by kind of number: labels shrink a lot further with effort, floats do not.
+DEFLATE_LEVEL = {"f": 1}
+DEFLATE_LEVEL_OTHERS = 4
 #: Classic TIFF ends at 4 GiB; some room is left for tags.
 CLASSIC_BYTES = 2**32 - 2**25
 #: Types OME-TIFF does not have, and what holds the same values.
@@ -171,7 +170,9 @@ class PlaneWriter:
                 np.ascontiguousarray(plane, dtype=self._dtype),
                 photometric="rgb" if self._colour else "minisblack",
                 compression="zlib",
-                compressionargs={"level": DEFLATE_LEVEL},
+                compressionargs={
+                    "level": DEFLATE_LEVEL.get(self._dtype.kind, DEFLATE_LEVEL_OTHERS)
+                },
                 description=self._description if self._written == 0 else None,
                 metadata=None,
                 software="dinoscope",
@@ -264,32 +265,6 @@ def write_image(
     with PlaneWriter(path, array.shape, order, array.dtype, pixel_size_um) as writer:
         for index in np.ndindex(array.shape[:lead]):
             writer.write(array[index])
-
-
-def write_table(path: str | Path, table: Table) -> None:
-    """Write columns of equal length as CSV (UTF-8, one header line); NaN becomes an empty cell.
-
-    Raises
-    ------
-    InputError
-        The columns differ in length.
-    OutputError
-        The file could not be written.
-    """
-    lengths = {name: len(column) for name, column in table.items()}
-    if len(set(lengths.values())) > 1:
-        raise InputError(f"columns have lengths {lengths}", expected="one length")
-    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(table)
-        writer.writerows(zip(*(_cells(np.asarray(c)) for c in table.values()), strict=True))
-
-
-def _cells(column: np.ndarray) -> list[Any]:
-    if column.dtype.kind != "f":
-        return column.tolist()  # type: ignore[no-any-return]
-    digits = 7 if column.dtype.itemsize <= 4 else 10
-    return ["" if math.isnan(v) else f"{v:.{digits}g}" for v in column.tolist()]
 
 
 def _narrowed(array: np.ndarray) -> np.ndarray:

@@ -1,0 +1,40 @@
+"""Write tables as CSV."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dinoscope.arrays.output import replacing
+from dinoscope.errors import InputError
+from dinoscope.types import Table
+
+
+def write_table(path: str | Path, table: Table) -> None:
+    """Write columns of equal length as CSV (UTF-8, one header line); NaN becomes an empty cell.
+
+    Raises
+    ------
+    InputError
+        The columns differ in length.
+    OutputError
+        The file could not be written.
+    """
+    lengths = {name: len(column) for name, column in table.items()}
+    if len(set(lengths.values())) > 1:
+        raise InputError(f"columns have lengths {lengths}", expected="one length")
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(table)
+        writer.writerows(zip(*(_cells(np.asarray(c)) for c in table.values()), strict=True))
+
+
+def _cells(column: np.ndarray) -> list[Any]:
+    if column.dtype.kind != "f":
+        return column.tolist()  # type: ignore[no-any-return]
+    digits = 7 if column.dtype.itemsize <= 4 else 10
+    return ["" if math.isnan(v) else f"{v:.{digits}g}" for v in column.tolist()]
