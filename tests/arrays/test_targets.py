@@ -94,8 +94,10 @@ def test_every_object_has_a_centre_and_values_stay_in_range(
     rng = np.random.default_rng(seed)
     ids = rng.integers(0, count + 1, (height, width)) * 1000
     maps = instance_targets(ids)
-    assert maps.shape == (3, height, width) and maps.dtype == np.float32
-    assert maps.min() >= 0 and maps.max() <= 1
+    assert maps.shape == (3, height, width)
+    assert maps.dtype == np.float32
+    assert maps.min() >= 0
+    assert maps.max() <= 1
     for label in np.unique(ids[ids > 0]):
         assert maps[1][ids == label].max() == 1
         assert maps[2][ids == label].max() == 1

@@ -1,9 +1,9 @@
 """Label codes, decided once, and what every label array has to pass before it is used.
 
-Two code families meet in the project. *Scribble* layers, as the user paints them: 0 = not annotated,
-1 = background, 2… = classes. *Dense* labels, in results and as truth: 0 = background, 1… = classes,
-255 = ignore. They are converted only when annotations are applied or saved. Instance labels are ids:
-0 = background, 1… = objects; nothing is ignored in them.
+Two code families meet in the project. *Scribble* layers, as the user paints them: 0 = not
+annotated, 1 = background, 2… = classes. *Dense* labels, in results and as truth: 0 = background,
+1… = classes, 255 = ignore. They are converted only when annotations are applied or saved. Instance
+labels are ids: 0 = background, 1… = objects; nothing is ignored in them.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def relabel_sequential(ids: np.ndarray) -> np.ndarray:
     if ids.size == 0:
         return ids.astype(np.uint32)
     lowest, highest = int(ids.min()), int(ids.max())
-    if 0 <= lowest and highest <= 4 * ids.size + 1024:
+    if lowest >= 0 and highest <= 4 * ids.size + 1024:
         used = np.zeros(highest + 1, bool)
         used[ids.ravel()] = True
         used[0] = False
@@ -170,7 +170,8 @@ def typical_diameter(ids: np.ndarray) -> float | None:
     Returns
     -------
     float or None
-        ``None`` where there is no object. Objects cut by the border count only if there are no others.
+        ``None`` where there is no object. Objects that touch the border are left out, unless there
+        are no others.
     """
     ids = relabel_sequential(np.maximum(ids, 0))
     areas = np.bincount(ids.ravel())[1:]
