@@ -282,8 +282,9 @@ class WorkerClient:
             if problem is None:
                 problem = WorkerError(
                     f"the worker process stopped ({reason})",
-                    hint=f"Run again: a fresh one starts by itself. {process.last_words()}",
+                    hint="Run again: a fresh one starts by itself.",
                 )
+            failure = {"error": problem, "traceback": process.last_words()}
             jobs = list(self._jobs.values())
             # A worker that died on a job fails that job; the others go to the next worker. One
             # that died by itself would do so again, so it fails all.
@@ -292,7 +293,7 @@ class WorkerClient:
                 if job.cancel_asked:
                     self._end(job, "cancelled", {})
                 else:
-                    self._end(job, "error", {"error": problem, "traceback": ""})
+                    self._end(job, "error", dict(failure))
             self._announce(problem)
             if self._jobs:
                 self.start()

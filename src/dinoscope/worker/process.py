@@ -85,9 +85,7 @@ class WorkerProcess:
         except WorkerError:
             raise
         except Exception as error:
-            raise WorkerError(
-                f"the worker process could not be started ({error})", hint=self.last_words()
-            ) from error
+            raise self._start_error(f"{error}") from error
         threading.Thread(target=self._write, name="dinoscope-writer", daemon=True).start()
 
     def _spawn(self, log_path: Path) -> subprocess.Popen[bytes]:
@@ -144,10 +142,7 @@ class WorkerProcess:
             pass  # it died already; the empty answer below says so
         answer = popen.stdout.readline()
         if not answer:
-            raise WorkerError(
-                f"the worker process could not be started ({self._exit_reason()})",
-                hint=self.last_words(),
-            )
+            raise self._start_error(self._exit_reason())
         reply = json.loads(answer)
         self.pid = int(reply["pid"])
         return str(reply["address"])
@@ -222,9 +217,18 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:
             self._popen.kill()
             code = self._popen.wait()
-        return f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+        if code == -9:
+            return "it was killed; often because the memory ran out"
+        return f"signal {-code}" if code < 0 else f"exit status {code}"
+
+    def _start_error(self, reason: str) -> WorkerError:
+        lines = self.last_words().splitlines()
+        last = f": {lines[-1].strip()}" if lines else ""
+        return WorkerError(
+            f"the worker process could not be started ({reason}{last})",
+            hint="Check the installation of napari-dinoscope in the environment that runs napari.",
+        )
 
     def last_words(self) -> str:
-        """The last lines this process printed, for an error message."""
-        tail = self._session.log_tail(self._log_start) if self._session is not None else ""
-        return f"Its last lines: {tail}" if tail else "It printed nothing."
+        """The last lines this process printed, for a bug report."""
+        return self._session.log_tail(self._log_start) if self._session is not None else ""

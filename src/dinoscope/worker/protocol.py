@@ -48,7 +48,7 @@ _KNOWN_MODULES = (
     "numpy",
     "pathlib",
 )
-_KNOWN_BUILTINS = {"bytearray", "complex", "frozenset", "range", "set", "slice"}
+_KNOWN_BUILTINS = {"Ellipsis", "bytearray", "complex", "frozenset", "range", "set", "slice"}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,73 @@
+"""``python -m dinoscope.worker``: started by :class:`dinoscope.worker.client.WorkerClient`."""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import importlib
+import json
+import os
+import signal
+import sys
+import threading
+from multiprocessing.connection import Listener
+from pathlib import Path
+from typing import Any
+
+from dinoscope.worker.jobs import load_kinds
+from dinoscope.worker.service import Service
+
+
+def main() -> int:
+    """Read the greeting from stdin, say where to connect on stdout, and serve."""
+    greeting = json.loads(sys.stdin.readline())
+    _tie_to(int(greeting["parent"]))
+    _step_back(int(greeting["nice"]))
+    faulthandler.enable()
+    kinds = load_kinds(greeting["job_modules"])
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a library prints goes to the log, not into the answer
+    address = str(Path(greeting["work"]) / f"pipe{greeting['serial']}")
+    # A socket's path may have about 100 characters; Windows has named pipes of its own.
+    own = os.name != "nt" and len(address) < 100
+    with Listener(address if own else None, authkey=bytes.fromhex(greeting["authkey"])) as listener:
+        answer.write(json.dumps({"address": listener.address, "pid": os.getpid()}) + "\n")
+        answer.close()
+        connection = listener.accept()
+    Service(connection, kinds, greeting).serve()
+    return 0
+
+
+def _tie_to(parent: int) -> None:
+    """End with the window's process, however that ends and whatever we are doing then."""
+
+    def wait_for_end() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while sys.stdin.read(1):
+                pass
+        os._exit(0)
+
+    threading.Thread(target=wait_for_end, daemon=True).start()
+    # Ctrl+C in napari's terminal is meant for napari, which decides about us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        # Also in a loop that never lets the thread above run.
+        ctypes: Any = importlib.import_module("ctypes")
+        pr_set_pdeathsig = 1
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGKILL))
+        if os.getppid() != parent:
+            os._exit(0)
+
+
+def _step_back(nice: int) -> None:
+    """Give way to the window: lower priority, and first to go when memory runs out."""
+    if hasattr(os, "nice"):
+        with contextlib.suppress(OSError):
+            os.nice(nice)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""The kinds of jobs that the worker knows, and what a job is given.
+
+A job is a function of a :class:`JobContext`. It returns the data of its ``done`` event, or is a
+generator that yields :class:`~dinoscope.types.Progress` and :class:`Event` and returns them. Images
+given with a job read their pixels from the window's process; the one that a job works on is called
+``"image"``.
+
+=========  ===================================================  ==================================
+kind       payload (defaults in brackets)                       data of ``plane`` and ``done``
+=========  ===================================================  ==================================
+predict    ``model``, ``options`` (PredictOptions),             plane: ``run``, ``index``,
+           ``calibration`` [None] (``dark``, ``flat``: array    ``arrays``, ``objects``,
+           or path), ``allow_download`` [False]                 ``classes``;
+                                                                done: ``run``, ``summary``
+redecode   ``run``, ``options`` (InstanceOptions),              plane: ``run``, ``index``,
+           ``indices`` [all], ``first_id`` [1];                 ``arrays``, ``objects``;
+           ``image`` is optional (for intensities)              done: ``run``, ``next_id``
+estimate   ``model``, ``options``                               ``seconds``, ``memory_mb``,
+                                                                ``note``
+diameter   ``model``, ``options``                               ``diameter_px`` (or None)
+heightmap  ``step_um`` [the image's], ``channels`` [all]        plane: ``index``, ``arrays``
+                                                                (``height``, ``confidence``,
+                                                                ``all_in_focus``, ``mask``),
+                                                                ``unit``; done: ``unit``
+train      ``sources``, ``val_sources`` [none], ``options``     progress with ``values``;
+           (TrainOptions), ``base``, ``output``                 done: ``output``, ``summary``
+models     ``files`` [none]: more model files                   ``models``
+inspect    ``model``                                            ``card``
+device     ``device`` ["auto"]                                  see ``models.device.describe``
+forget     ``run``                                              nothing
+=========  ===================================================  ==================================
+
+A source of ``train`` is a dict: ``task``; ``images`` and ``truths``, lists of equal length whose
+items are paths or ``{"image": name}`` for an image given with the job (a truth of a classification
+is the class name); optionally ``name``, ``axes``, ``groups``. Or ``task``, ``images_dir``,
+``labels`` and optionally ``axes`` for folders that are paired by stem.
+
+``progress`` has the fields of :class:`~dinoscope.types.Progress`. ``error`` has ``error`` (a
+:class:`~dinoscope.errors.DinoscopeError`) and ``traceback`` (text, for a bug report).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dinoscope.errors import InputError
+from dinoscope.types import ImageInput, Progress
+from dinoscope.worker.protocol import Event
+from dinoscope.worker.runs import RunStore
+
+Steps = Generator[Progress | Event, None, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class JobContext:
+    """What a job is given.
+
+    Parameters
+    ----------
+    number : int
+        Unique among the jobs of a window.
+    payload, images : mapping
+        As given to :meth:`~dinoscope.worker.client.WorkerClient.submit`.
+    tools : Tools
+        What outlives the job.
+    check : callable
+        Raises :class:`~dinoscope.errors.Cancelled` when the user has cancelled. It is called
+        between the steps of a generator; long functions call it themselves.
+    report : callable
+        Shows progress from inside of a step.
+    """
+
+    number: int
+    payload: Mapping[str, Any]
+    images: Mapping[str, ImageInput]
+    tools: Tools
+    check: Callable[[], None]
+    report: Callable[[Progress], None]
+
+    @property
+    def image(self) -> ImageInput:
+        """The image called ``"image"``.
+
+        Raises
+        ------
+        InputError
+            None was given.
+        """
+        if "image" not in self.images:
+            raise InputError("no image was given", expected="an image to work on")
+        return self.images["image"]
+
+
+@dataclass(frozen=True)
+class JobKind:
+    """A function and how it is run.
+
+    `quick` jobs run between the steps of a long one; `heavy` jobs need torch and so wait for the
+    warm-up.
+    """
+
+    function: Callable[[JobContext], Steps | Mapping[str, Any]]
+    quick: bool = False
+    heavy: bool = True
+
+
+class Tools:
+    """What jobs share: threads, kept maps and loaded models.
+
+    Parameters
+    ----------
+    folder : Path
+        The session's folder on disk.
+    threads : int
+        CPU threads for jobs that do not ask for a number.
+    """
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        self.folder = folder
+        self.threads = threads
+        self.runs = RunStore(folder / "runs")
+        self._models: Any = None
+
+    @property
+    def models(self) -> Any:
+        """The loaded models (:class:`~dinoscope.worker.models.ModelCache`)."""
+        if self._models is None:
+            self._models = importlib.import_module("dinoscope.worker.models").ModelCache()
+        return self._models
+
+
+def _lazy(module: str, name: str) -> Callable[[JobContext], Steps | Mapping[str, Any]]:
+    """A job whose module is imported when it is first asked for."""
+
+    def job(context: JobContext) -> Steps | Mapping[str, Any]:
+        function = getattr(importlib.import_module(f"dinoscope.worker.{module}"), name)
+        result: Steps | Mapping[str, Any] = function(context)
+        return result
+
+    return job
+
+
+KINDS: dict[str, JobKind] = {
+    "predict": JobKind(_lazy("prediction", "predict")),
+    "redecode": JobKind(_lazy("prediction", "redecode"), quick=True, heavy=False),
+    "estimate": JobKind(_lazy("prediction", "estimate"), quick=True),
+    "diameter": JobKind(_lazy("prediction", "diameter")),
+    "forget": JobKind(_lazy("prediction", "forget"), quick=True, heavy=False),
+    "heightmap": JobKind(_lazy("heights", "heightmap"), heavy=False),
+    "train": JobKind(_lazy("training", "train")),
+    "models": JobKind(_lazy("models", "models"), quick=True, heavy=False),
+    "inspect": JobKind(_lazy("models", "inspect"), quick=True, heavy=False),
+    "device": JobKind(_lazy("models", "device"), quick=True),
+}
+
+
+def load_kinds(modules: Sequence[str] = ()) -> dict[str, JobKind]:
+    """The built-in kinds and those in the ``JOBS`` of `modules`.
+
+    Parameters
+    ----------
+    modules : sequence of str
+        Names of modules, or paths that end in ``.py``.
+
+    Raises
+    ------
+    InputError
+        A module has no ``JOBS``.
+    """
+    kinds = dict(KINDS)
+    for module in modules:
+        jobs = getattr(_import(module), "JOBS", None)
+        if not isinstance(jobs, Mapping):
+            raise InputError(f"module {module!r} has no JOBS", expected="a dict of JobKind")
+        kinds.update(jobs)
+    return kinds
+
+
+def _import(module: str) -> Any:
+    if not module.endswith(".py"):
+        return importlib.import_module(module)
+    path = Path(module)
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"module {module!r} cannot be loaded", expected="a Python file")
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = loaded
+    spec.loader.exec_module(loaded)
+    return loaded
