@@ -79,7 +79,8 @@ class AdapterConfig:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dictionary; `from_json` reads it back."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> AdapterConfig:
@@ -105,13 +106,15 @@ class Lora:
     """The adapter of a model: as layers (trainable), or merged into its weights.
 
     `state` and `merged_digest` are set where it is merged: the adapter's own tensors, and the
-    digest of the merged backbone, by which saving sees that nothing has changed since.
+    digest of the merged backbone, by which saving sees that nothing has changed since. `trainable`
+    names the parameters that were trainable before layers were added.
     """
 
     config: AdapterConfig
     merged: bool = False
     state: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
     merged_digest: str = ""
+    trainable: frozenset[str] = frozenset()
 
 
 def add_lora(model: Model, config: AdapterConfig | None = None, **options: Any) -> AdapterConfig:
@@ -149,7 +152,7 @@ def add_lora(model: Model, config: AdapterConfig | None = None, **options: Any) 
     from peft import LoraConfig, inject_adapter_in_model  # seconds to import: only where it is used
 
     frozen = _prefixes(config)
-    flags = {name: p.requires_grad for name, p in model.named_parameters()}
+    trainable = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
     settings = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,  # type: ignore[arg-type]  # annotated int, used as a number
@@ -162,8 +165,8 @@ def add_lora(model: Model, config: AdapterConfig | None = None, **options: Any) 
     for name, parameter in model.named_parameters():
         if ".lora_" not in name:
             plain = name.replace(".base_layer.", ".")
-            parameter.requires_grad_(flags[plain] and not plain.startswith(frozen))
-    model.lora = Lora(config)
+            parameter.requires_grad_(plain in trainable and not plain.startswith(frozen))
+    model.lora = Lora(config, trainable=trainable)
     return config
 
 
@@ -267,6 +270,9 @@ def remove_lora(model: Model) -> None:
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer.base_layer)
     model.__dict__.pop("peft_config", None)
+    if model.lora is not None and not model.lora.merged:
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in model.lora.trainable)
     model.lora = None
 
 

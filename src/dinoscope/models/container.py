@@ -108,7 +108,7 @@ def write(path: str | Path, card: ModelCard, tensors: Mapping[str, np.ndarray]) 
         The folder cannot be written, or the disk is full. An older file stays as it was.
     """
     path = Path(path)
-    text = json.dumps(card.to_json(), ensure_ascii=False, sort_keys=True)
+    text = json.dumps(card.to_json(), ensure_ascii=False)
     arrays = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
     digest = _digest(text, arrays)
     metadata = {

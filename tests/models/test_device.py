@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dinoscope.errors import InputError
+from dinoscope.models import device
+
+
+def test_cpu_is_always_a_device() -> None:
+    assert device.pick_device("cpu") == "cpu"
+
+
+def test_auto_prefers_the_graphics_card_and_falls_back_to_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device.pick_device("auto") == "cuda"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert device.pick_device("auto") == "cpu"
+
+
+def test_unknown_device_is_refused_with_the_choices() -> None:
+    with pytest.raises(InputError, match=r"device is 'tpu'; expected one of auto, cpu, cuda, mps"):
+        device.pick_device("tpu")
+
+
+def test_absent_device_is_refused_with_those_that_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(
+        InputError, match=r"'cuda', which torch cannot use here; expected auto, cpu\."
+    ):
+        device.pick_device("cuda")
+
+
+def test_zero_threads_means_every_core() -> None:
+    before = torch.get_num_threads()
+    try:
+        assert device.set_threads(1) == torch.get_num_threads() == 1
+        assert device.set_threads(0) == device.available_cores() == torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_bfloat16_is_used_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False, raising=False)
+    assert device.precision_for("cpu") == torch.float32
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    assert device.precision_for("cpu") == torch.bfloat16
+    assert device.precision_for("mps") == torch.float32
+
+
+def test_probe_that_a_torch_version_lacks_means_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported", raising=False)
+    assert device.precision_for("cpu") == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("built_for", "expected"),
+    [(None, "pip install --force-reinstall torch --index-url"), ("12.6", "older than CUDA 12.6")],
+)
+def test_unused_nvidia_card_is_told_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, built_for: str | None, expected: str
+) -> None:
+    monkeypatch.setattr(device, "nvidia_card_present", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch, "version", SimpleNamespace(cuda=built_for))
+    assert expected in device.cuda_note()
+
+
+def test_no_note_without_a_card_or_with_a_working_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "nvidia_card_present", lambda: False)
+    assert device.cuda_note() == ""
+    monkeypatch.setattr(device, "nvidia_card_present", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert device.cuda_note() == ""
+
+
+def test_description_is_plain_values() -> None:
+    facts = device.describe("cpu")
+    assert facts["device"] == "cpu"
+    assert facts["precision"] in ("bfloat16", "float32")
+    assert facts["memory_mb"] is None
+    assert all(isinstance(v, (str, int, type(None))) for v in facts.values())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the clash exists on Linux only")
+def test_triton_is_bound_before_torch_and_flags_are_restored() -> None:
+    code = """
+import sys
+import importlib.util
+from dinoscope.models import device
+flags = sys.getdlopenflags()
+device.bind_triton()
+assert sys.getdlopenflags() == flags
+assert "torch" not in sys.modules
+assert ("triton" in sys.modules) == (importlib.util.find_spec("triton") is not None)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=60)
