@@ -96,4 +96,4 @@ def _mean(row: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
         row, values = row[finite], values[finite]
     number = np.bincount(row, minlength=count)
     total = np.bincount(row, values, minlength=count)
-    return np.divide(total, number, out=np.full(count, np.nan), where=number > 0)
+    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
