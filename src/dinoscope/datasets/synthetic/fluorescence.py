@@ -202,7 +202,7 @@ def _soften_some(
 
 
 def _surroundings(rng: np.random.Generator, layout: Layout, diameter: float) -> np.ndarray:
-    """Background: offset, haze around objects, objects far out of focus, debris, autofluorescence."""
+    """Background: offset, haze, autofluorescence, objects far out of focus, debris."""
     shape = (layout.ids.shape[0], layout.ids.shape[1])
     field = np.full(shape, rng.uniform(0, 0.12), np.float32)
     if rng.random() < 0.6:

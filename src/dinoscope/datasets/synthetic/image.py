@@ -62,7 +62,8 @@ class SyntheticImage:
         inside = self.instances > 0
         joint = (self.instances[inside] - 1) * classes + self.semantic[inside]
         votes = np.bincount(joint, minlength=count * classes).reshape(count, classes)
-        return votes.argmax(1).astype(np.uint8)
+        commonest: np.ndarray = votes.argmax(1).astype(np.uint8)
+        return commonest
 
     def as_input(self) -> ImageInput:
         """The image as the engine takes it."""

@@ -48,8 +48,8 @@ def draw_optics(
 ) -> Optics:
     """Random imaging conditions; given values are kept.
 
-    `noise` is the standard deviation of the noise at intensity 1 (0.01 clean, 0.2 very noisy); a third
-    of it is read noise, the rest shot noise.
+    `noise` is the standard deviation of the noise at intensity 1 (0.01 clean, 0.2 very noisy); a
+    third of it is read noise, the rest shot noise.
     """
     drawn_blur = rng.uniform(*blur_range)
     drawn_noise = float(np.exp(rng.uniform(np.log(0.005), np.log(0.12))))
@@ -70,7 +70,7 @@ def blur(image: np.ndarray, sigma: float) -> np.ndarray:
     if sigma < 0.15:
         return image
     sigmas = (0.0,) * (image.ndim - 2) + (sigma, sigma)
-    # Wide kernels are cut at 2.5 standard deviations: nothing visible is lost, a fifth of the time is.
+    # Wide kernels are cut at 2.5 standard deviations: invisible, and a fifth quicker.
     truncate = 3.0 if sigma < 3 else 2.5
     return np.asarray(
         ndimage.gaussian_filter(image, sigmas, mode="reflect", truncate=truncate), dtype=np.float32

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from dinoscope.datasets.synthetic.image import NUCLEUS, SyntheticImage
@@ -47,7 +49,7 @@ def surface(
     diameter : float
         Size of the surface's features, pixels.
     relief : str
-        ``"fractal"``, ``"domes"``, ``"pits"``, ``"ridges"``, ``"rings"``, ``"steps"`` or ``"tilted"``.
+        One of `RELIEFS`: ``"fractal"``, ``"domes"``, ``"pits"``, ``"ridges"`` and so on.
     focus : float
         Relative height in focus; by default near the top, so that deeper is more blurred.
     blur_range_px : float
@@ -66,9 +68,9 @@ def surface(
     added = float(rng.choice([0.0, rng.uniform(0, 1.0)])) if tilt is None else tilt
     depth = height_map(rng, shape, diameter, relief=chosen, tilt=added)
     skin = _reflectance(rng, shape, depth, diameter, shading=shading, texture_px=texture_px)
-    in_focus = float(rng.uniform(0.85, 1.0)) if focus is None else focus
+    in_focus = float(rng.uniform(0.8, 1.0)) if focus is None else focus
     most = (
-        float(np.exp(rng.uniform(np.log(1.5), np.log(9))))
+        float(np.exp(rng.uniform(np.log(2.5), np.log(10))))
         if blur_range_px is None
         else blur_range_px
     )
@@ -218,10 +220,9 @@ def _pits(rng: np.random.Generator, shape: Shape, diameter: float) -> np.ndarray
 
 
 def _ridges(rng: np.random.Generator, shape: Shape, diameter: float) -> np.ndarray:
-    across = _ramp(rng, shape) * np.float32(np.hypot(*shape))
-    across = across + np.float32(rng.uniform(0, 0.6) * diameter) * smooth_noise(
-        rng, shape, 4 * diameter
-    )
+    length = np.float32(np.hypot(shape[0], shape[1]))
+    waves = np.float32(rng.uniform(0, 0.6) * diameter) * smooth_noise(rng, shape, 4 * diameter)
+    across = _ramp(rng, shape) * length + waves
     return _profile(rng, across / np.float32(1.2 * diameter)) * (
         1 + np.float32(0.15) * smooth_noise(rng, shape, 3 * diameter)
     )
@@ -290,9 +291,7 @@ def _reflectance(
     texture_px: float | None,
 ) -> np.ndarray:
     """What an all-in-focus image of the surface would show: texture, shading, dark valleys."""
-    grain = (
-        float(np.exp(rng.uniform(np.log(1.5), np.log(12)))) if texture_px is None else texture_px
-    )
+    grain = float(np.exp(rng.uniform(np.log(1.5), np.log(7)))) if texture_px is None else texture_px
     skin = np.exp(
         np.float32(rng.uniform(0.15, 0.6))
         * fractal_noise(rng, shape, max(grain, 1.5), roughness=float(rng.uniform(0.4, 0.9)))
@@ -353,7 +352,7 @@ def _blur_levels(image: np.ndarray, largest: float) -> list[tuple[float, np.ndar
 
 def _mix_levels(levels: list[tuple[float, np.ndarray]], sigma: np.ndarray) -> np.ndarray:
     mixed = levels[0][1].copy()
-    for (low, near), (high, far) in zip(levels[:-1], levels[1:], strict=True):
+    for (low, near), (high, far) in pairwise(levels):
         weight = np.clip((sigma - np.float32(low)) / np.float32(high - low), 0, 1)
         mixed += weight * (far - near)
     return mixed

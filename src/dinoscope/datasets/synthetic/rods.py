@@ -366,7 +366,7 @@ def _dark_field(
     bright = float(np.quantile(image[::4, ::4], 0.995)) + 1e-6
     image *= light_field(rng, shape, optics.illumination)
     gain = np.float32(np.exp(rng.uniform(np.log(0.2), np.log(1.2))))
-    scale = np.float32(min(gain, 1.0))
+    scale = np.minimum(gain, np.float32(1))
     return np.asarray(
         add_noise(rng, image * (gain / bright / scale), optics) * scale, dtype=np.float32
     )

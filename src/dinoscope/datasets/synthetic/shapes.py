@@ -61,7 +61,8 @@ class Layout:
     def lookup(self, per_object: np.ndarray, outside: float = 0.0) -> np.ndarray:
         """(Y, X) float32 with the value of each pixel's object; `per_object` has length n."""
         table = np.concatenate([[outside], per_object]).astype(np.float32)
-        return table[self.ids]
+        values: np.ndarray = table[self.ids]
+        return values
 
 
 def join(groups: list[Bodies]) -> Bodies:
@@ -149,8 +150,8 @@ def scatter(
     radius : (N,) float
         Wanted radii, pixels; those that find no place are left out.
     spacing : float
-        Two centres are at least `spacing` times the sum of their radii apart: above 1 free-standing,
-        below 1 pressed against each other.
+        Two centres are at least `spacing` times the sum of their radii apart: above 1
+        free-standing, below 1 pressed against each other.
     clusters : int
         0 spreads the circles evenly; otherwise they gather around so many centres.
     tightness : float
@@ -322,7 +323,7 @@ def draw_radii(
     spread: float,
     at_most: int = 400,
 ) -> np.ndarray:
-    """Log-normal radii around half the median `diameter`, as many as cover `coverage` of the field."""
+    """Log-normal radii, half `diameter` in the middle, enough to cover `coverage` of the field."""
     area = np.pi * (diameter / 2) ** 2 * np.exp(2 * spread**2)
     count = int(np.clip(round(coverage * shape[0] * shape[1] / area), 1, at_most))
     radius = diameter / 2 * np.exp(rng.normal(0, spread, count))

@@ -85,7 +85,7 @@ def specks(
 def fibres(
     rng: np.random.Generator, shape: Shape, scale: float, *, wander: float = 0.35
 ) -> np.ndarray:
-    """Wavy strands about `scale` pixels wide and many times as long, as in stroma or on brushed metal.
+    """Wavy strands about `scale` pixels wide and far longer, as in stroma or on brushed metal.
 
     Returns
     -------

@@ -157,7 +157,7 @@ def _optical_path(
         path += nucleus * (np.float32(rng.uniform(-0.4, 0.2)) + np.float32(0.8) * spots)
     edge = np.clip((layout.rho - 0.85) * 7, 0, 1) * inside
     path += np.float32(rng.uniform(0, 0.7)) * edge
-    dust = specks(rng, shape, int(rng.choice([0, rng.integers(5, 120)])))
+    dust = specks(rng, shape, int(rng.integers(5, 120)) if rng.random() < 0.5 else 0)
     size = rng.uniform(0.6, 1.4)
     path += np.float32(rng.uniform(1, 4) * size) * blur(dust, size) * ~inside
     return np.asarray(path, dtype=np.float32)
