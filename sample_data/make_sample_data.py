@@ -18,7 +18,8 @@ from dinoscope.arrays.files import write_image
 from dinoscope.datasets import synthetic
 from dinoscope.datasets.samples import FOLDER
 from dinoscope.datasets.synthetic.optics import Optics, blur, expose
-from dinoscope.datasets.synthetic.shapes import Bodies, draw_bodies, rasterize, scatter
+from dinoscope.datasets.synthetic.raster import rasterize
+from dinoscope.datasets.synthetic.shapes import Bodies, draw_bodies, scatter
 from dinoscope.datasets.synthetic.textures import fractal_noise
 
 FRAMES = 8

@@ -6,13 +6,8 @@ import numpy as np
 
 from dinoscope.datasets.synthetic.image import CELL, MEMBRANE, SyntheticImage
 from dinoscope.datasets.synthetic.optics import add_noise, blur, draw_optics, light_field
-from dinoscope.datasets.synthetic.shapes import (
-    clean_layout,
-    draw_bodies,
-    draw_radii,
-    rasterize,
-    scatter,
-)
+from dinoscope.datasets.synthetic.raster import clean_layout, rasterize
+from dinoscope.datasets.synthetic.shapes import draw_bodies, draw_radii, scatter
 from dinoscope.datasets.synthetic.textures import Shape, fractal_noise, smooth_noise, specks
 
 

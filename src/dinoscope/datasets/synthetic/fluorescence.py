@@ -7,14 +7,8 @@ import numpy as np
 from dinoscope.datasets.synthetic.image import FILAMENT, NUCLEUS, SyntheticImage
 from dinoscope.datasets.synthetic.optics import Optics, add_noise, blur, draw_optics, light_field
 from dinoscope.datasets.synthetic.optics import wide_blur as haze
-from dinoscope.datasets.synthetic.shapes import (
-    Layout,
-    draw_bodies,
-    draw_radii,
-    rasterize,
-    scatter,
-    seams,
-)
+from dinoscope.datasets.synthetic.raster import Layout, rasterize, seams
+from dinoscope.datasets.synthetic.shapes import draw_bodies, draw_radii, scatter
 from dinoscope.datasets.synthetic.textures import Shape, fractal_noise, smooth_noise, specks
 
 

@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from dinoscope.datasets.synthetic.bright_field import BRIGHTFIELD_STYLES, brightfield
 from dinoscope.datasets.synthetic.electron import membranes
 from dinoscope.datasets.synthetic.fluorescence import filaments, nuclei, touching
+from dinoscope.datasets.synthetic.heights import RELIEFS
 from dinoscope.datasets.synthetic.image import SyntheticImage
+from dinoscope.datasets.synthetic.phase_contrast import CELL_FORMS, phase
 from dinoscope.datasets.synthetic.relief import surface, zstack
-from dinoscope.datasets.synthetic.rods import rods
-from dinoscope.datasets.synthetic.stained import brightfield, tissue
-from dinoscope.datasets.synthetic.transmitted import phase
+from dinoscope.datasets.synthetic.rods import ARRANGEMENTS, LOOKS, rods
+from dinoscope.datasets.synthetic.tissue import STAINS, tissue
 from dinoscope.errors import InputError
 
 _MAKERS: dict[str, Callable[..., SyntheticImage]] = {
@@ -45,6 +47,17 @@ DIAMETERS_PX: dict[str, tuple[float, float]] = {
     "membranes": (18, 80),
     "surface": (16, 80),
     "zstack": (14, 50),
+}
+
+#: The values of those parameters that are words.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "polarity": ("bright", "dark"),
+    "arrangement": ARRANGEMENTS,
+    "look": LOOKS,
+    "form": CELL_FORMS,
+    "style": BRIGHTFIELD_STYLES,
+    "stain": STAINS,
+    "relief": RELIEFS,
 }
 
 
@@ -82,7 +95,7 @@ def make(
     Raises
     ------
     InputError
-        An unknown kind or parameter, or a shape, seed or diameter that cannot be used.
+        An unknown kind or parameter, or a value that cannot be used.
 
     Examples
     --------
@@ -97,6 +110,8 @@ def make(
             f"{kind} images have no parameter {unknown[0]!r}",
             expected="some of " + ", ".join(parameters(kind)),
         )
+    for name, value in params.items():
+        _check_parameter(name, value)
     if len(shape) != 2 or min(shape) < 32:
         raise InputError(f"shape is {shape!r}", expected="(rows, columns) of at least 32 pixels")
     if seed < 0:
@@ -111,6 +126,16 @@ def make(
             f"diameter is {diameter!r}", expected=f"3 to {4 * max(shape)} px for this shape"
         )
     return maker(rng, (int(shape[0]), int(shape[1])), size, **params)
+
+
+def _check_parameter(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if name in CHOICES:
+        if value not in CHOICES[name]:
+            raise InputError(f"{name} is {value!r}", expected="one of " + ", ".join(CHOICES[name]))
+    elif not isinstance(value, int | float | np.number) or not 0 <= value < np.inf:
+        raise InputError(f"{name} is {value!r}", expected="a number, 0 or more")
 
 
 def _maker(kind: str) -> Callable[..., SyntheticImage]:

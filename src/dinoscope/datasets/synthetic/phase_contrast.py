@@ -12,13 +12,12 @@ from dinoscope.datasets.synthetic.optics import (
     light_field,
     wide_blur,
 )
+from dinoscope.datasets.synthetic.raster import Layout, rasterize
 from dinoscope.datasets.synthetic.shapes import (
     Bodies,
-    Layout,
     draw_bodies,
     draw_outlines,
     draw_radii,
-    rasterize,
     scatter,
     star_outlines,
 )
