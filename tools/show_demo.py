@@ -24,7 +24,7 @@ SHOWN = ("instance",)
 
 
 def pixels_of(path: Path) -> tuple[np.ndarray, str]:
-    """Pixels of a file and its axes without the samples of RGB, which are no dimension of a layer."""
+    """Pixels of a file, and its axes without the samples of RGB (no dimension of a layer)."""
     image = read_image(path)
     return np.asarray(image.data[(slice(None),) * len(image.axes)]), image.axes.replace("S", "")
 
