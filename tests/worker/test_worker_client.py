@@ -560,6 +560,23 @@ def test_no_block_stays_after_kills_in_the_middle_of_transfers(client: WorkerCli
     wait_until(lambda: blocks_of(client) == [])
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux")
+@pytest.mark.parametrize("how", ["cancelled", "killed from outside"])
+def test_processes_of_a_job_end_with_it(how: str, client: WorkerClient) -> None:
+    events = Events()
+    job = client.submit("with_child", on_event=events)
+    child = int(events.wait_for("progress").data["child"])
+    assert client.pid is not None
+    began = time.monotonic()
+    if how == "cancelled":
+        job.cancel()
+    else:
+        os.kill(client.pid, signal.SIGKILL)
+    job.wait(10)
+    wait_until(lambda: dead(child), timeout_s=3)
+    assert time.monotonic() - began < 3
+
+
 # What it stands on
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import re
 import time
@@ -92,6 +93,14 @@ def fail(context: JobContext) -> dict[str, Any]:
     raise RuntimeError("something odd")
 
 
+def with_child(context: JobContext) -> Iterator[Any]:
+    """Has a process of its own, as a data loader does, and does not obey."""
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
+    child.start()
+    yield Event("progress", {"child": child.pid})
+    time.sleep(60)
+
+
 def facts(context: JobContext) -> dict[str, Any]:
     import sys
 
@@ -116,5 +125,6 @@ JOBS = {
     "totals": JobKind(totals, heavy=False),
     "read_forever": JobKind(read_forever, heavy=False),
     "fail": JobKind(fail, heavy=False),
+    "with_child": JobKind(with_child, heavy=False),
     "facts": JobKind(facts, heavy=False),
 }

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from multiprocessing.connection import Listener
+from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ def main() -> int:
         answer.write(json.dumps({"address": listener.address, "pid": os.getpid()}) + "\n")
         answer.close()
         connection = listener.accept()
+    _tie_children(connection)
     Service(connection, kinds, greeting).serve()
     return 0
 
@@ -50,14 +51,29 @@ def _tie_to(parent: int) -> None:
     threading.Thread(target=wait_for_end, daemon=True).start()
     # Ctrl+C in napari's terminal is meant for napari, which decides about us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Also in a loop that never lets the thread above run.
+    _die_with_parent()
+    if sys.platform == "linux" and os.getppid() != parent:
+        os._exit(0)
+
+
+def _tie_children(connection: Connection[Any, Any]) -> None:
+    """Let processes that prepare training crops end with us, and not hold the pipe open."""
+
+    def in_child() -> None:
+        connection.close()
+        _die_with_parent()
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=in_child)
+
+
+def _die_with_parent() -> None:
     if sys.platform == "linux":
-        # Also in a loop that never lets the thread above run.
         ctypes: Any = importlib.import_module("ctypes")
         pr_set_pdeathsig = 1
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGKILL))
-        if os.getppid() != parent:
-            os._exit(0)
 
 
 def _step_back(nice: int) -> None:

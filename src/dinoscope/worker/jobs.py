@@ -13,17 +13,19 @@ predict    ``model``, ``options`` (PredictOptions),             plane: ``run``, 
            or path), ``allow_download`` [False]                 ``classes``;
                                                                 done: ``run``, ``summary``
 redecode   ``run``, ``options`` (InstanceOptions),              plane: ``run``, ``index``,
-           ``indices`` [all], ``first_id`` [1];                 ``arrays``, ``objects``;
-           ``image`` is optional (for intensities)              done: ``run``, ``next_id``
+           ``indices`` [all], ``first_id`` [1];                 ``arrays``, ``objects``,
+           ``image`` is optional (for intensities)              ``classes``;
+                                                                done: ``run``, ``next_id``
 estimate   ``model``, ``options``                               ``seconds``, ``memory_mb``,
-                                                                ``note``
-diameter   ``model``, ``options``                               ``diameter_px`` (or None)
+                                                                ``tiles``, ``planes``, ``note``
+diameter   ``model``, ``options``, ``calibration`` [None]       ``diameter_px`` (or None)
 heightmap  ``step_um`` [the image's], ``channels`` [all]        plane: ``index``, ``arrays``
                                                                 (``height``, ``confidence``,
                                                                 ``all_in_focus``, ``mask``),
                                                                 ``unit``; done: ``unit``
 train      ``sources``, ``val_sources`` [none], ``options``     progress with ``values``;
-           (TrainOptions), ``base``, ``output``                 done: ``output``, ``summary``
+           (TrainOptions), ``base``, ``output``,                done: ``output``, ``summary``
+           ``new_heads`` [False], ``allow_download`` [False]    (dict)
 models     ``files`` [none]: more model files                   ``models``
 inspect    ``model``                                            ``card``
 device     ``device`` ["auto"]                                  see ``models.device.describe``

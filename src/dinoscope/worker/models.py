@@ -69,12 +69,15 @@ class ModelCache:
             As :func:`dinoscope.models.device.describe`, with ``model`` and, where that could not be
             loaded, ``problem``.
         """
+        from dinoscope.config import PredictOptions
+        from dinoscope.engine.predict import open_runner
         from dinoscope.models.device import describe, set_threads
 
         set_threads(threads)
         found: dict[str, Any] = {"model": FIRST_MODEL, "problem": ""}
         try:
-            self.get(FIRST_MODEL, "auto")
+            # Opening it also computes a first tile, to see whether bfloat16 is exact enough here.
+            open_runner(self.get(FIRST_MODEL, "auto"), PredictOptions(threads=threads))
         except DinoscopeError as error:
             found["problem"] = str(error)
         return {**describe(), **found}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,8 @@ class RemoteArray:
     def __init__(self, header: ImageHeader, read: Callable[[Any], np.ndarray]) -> None:
         self.shape = header.shape
         self.dtype = np.dtype(header.dtype)
+        #: Seconds spent waiting for pixels.
+        self.waited_s = 0.0
         self._read = read
 
     @property
@@ -36,7 +39,11 @@ class RemoteArray:
 
     def __getitem__(self, key: Any) -> np.ndarray:
         parts = key if isinstance(key, tuple) else (key,)
-        return self._read(tuple(_plain(part) for part in parts))
+        began = time.perf_counter()
+        try:
+            return self._read(tuple(_plain(part) for part in parts))
+        finally:
+            self.waited_s += time.perf_counter() - began
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[...], dtype=dtype)

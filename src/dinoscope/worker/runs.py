@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from dinoscope.errors import InputError
+from dinoscope.types import Table
 
+_COLUMN = "column "
 #: Older runs are forgotten.
 KEPT_RUNS = 12
 
@@ -70,6 +72,22 @@ class RunStore:
         maps: np.ndarray = np.load(path, allow_pickle=False)
         return maps
 
+    def keep_classes(
+        self, run: str, index: tuple[int, ...], ids: np.ndarray, classes: Table
+    ) -> None:
+        """Keep which object of ``ids`` (Y, X) was of which class; names become plain text."""
+        columns: dict[str, Any] = {_COLUMN + name: _as_text(c) for name, c in classes.items()}
+        np.savez(self._folder / run / _file_name(index, "classes", ".npz"), ids=ids, **columns)
+
+    def classes(self, run: str, index: tuple[int, ...]) -> tuple[np.ndarray, Table] | None:
+        """What :meth:`keep_classes` kept, or ``None``."""
+        path = self._run(run) / _file_name(index, "classes", ".npz")
+        if not path.exists():
+            return None
+        with np.load(path, allow_pickle=False) as kept:
+            names = [name for name in kept.files if name.startswith(_COLUMN)]
+            return kept["ids"], {name.removeprefix(_COLUMN): kept[name] for name in names}
+
     def forget(self, run: str) -> None:
         """Remove a run; nothing happens where there is none."""
         shutil.rmtree(self._folder / Path(run).name, ignore_errors=True)
@@ -84,5 +102,10 @@ class RunStore:
         return folder
 
 
-def _file_name(index: tuple[int, ...]) -> str:
-    return "_".join(["plane", *map(str, index)]) + ".npy"
+def _file_name(index: tuple[int, ...], what: str = "plane", suffix: str = ".npy") -> str:
+    return "_".join([what, *map(str, index)]) + suffix
+
+
+def _as_text(column: np.ndarray) -> np.ndarray:
+    """Texts of fixed width, which need no pickle, in place of objects."""
+    return column.astype(np.str_) if column.dtype == object else column
