@@ -1,0 +1,611 @@
+"""The Predict panel: choose an image, a model and tasks, press Run, get layers."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QHBoxLayout, QPushButton
+
+from dinoscope.config import PredictOptions
+from dinoscope.errors import DinoscopeError, InputError, OutputError
+from dinoscope.widgets._choices import (
+    AdjustControls,
+    DiameterRow,
+    MoreOptions,
+    ScopePicker,
+    TaskPicker,
+)
+from dinoscope.widgets._circle import DiameterCircle
+from dinoscope.widgets._client import Controller, JobHandle, LatestWins
+from dinoscope.widgets._height import LEAST_PLANES, HeightRun
+from dinoscope.widgets._layers import Source, current_plane, visible_region
+from dinoscope.widgets._models import MODEL_SUFFIXES, ModelPicker
+from dinoscope.widgets._panel import Panel
+from dinoscope.widgets._run import Outcome, PredictRun, RunRequest
+from dinoscope.widgets._runbar import RunBar
+from dinoscope.widgets._sources import SourcePicker
+from dinoscope.widgets._style import (
+    Fold,
+    add_row,
+    form,
+    hint_label,
+    memory_text,
+    section,
+    set_tone,
+    time_text,
+)
+from dinoscope.widgets._tables import TableView, ask_csv_path, rows_of, suggested_name
+from dinoscope.widgets._trials import TrialPanel, TrialRunner
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+_COST_MS = 250
+#: Bytes of a pixel of each result, for the memory that the layers themselves take.
+_RESULT_BYTES = {"instance": 4, "semantic": 1, "depth": 4, "pca": 12, "classification": 0}
+
+
+class PredictPanel(Panel):
+    """Run a model over a layer.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+        Given by napari (by the parameter's name).
+    controller : Controller, optional
+        The viewer's own when not given.
+    """
+
+    def __init__(self, napari_viewer: Viewer, controller: Controller | None = None) -> None:
+        super().__init__(napari_viewer, controller)
+        self.setAcceptDrops(True)
+        self._runner: PredictRun | TrialRunner | HeightRun | None = None
+        self._last: PredictRun | None = None
+        self._source_key = ""
+        self._downloads: set[str] = set()
+        self._build()
+        self._connect()
+        self._on_source()
+        self._on_model()
+
+    # -- layout --------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        card, rows = section("Image")
+        self.source = SourcePicker(self.viewer)
+        rows.addWidget(self.source)
+        self.body.addWidget(card)
+
+        card, rows = section("Model")
+        self.model = ModelPicker(self.controller)
+        self.nvidia = hint_label()
+        self.nvidia.hide()
+        rows.addWidget(self.model)
+        rows.addWidget(self.nvidia)
+        self.body.addWidget(card)
+
+        card, rows = section("What to do")
+        self.tasks = TaskPicker()
+        self.scope = ScopePicker()
+        self.diameter = DiameterRow()
+        self.circle = DiameterCircle(self.viewer)
+        grid = form()
+        rows.addWidget(self.tasks)
+        rows.addSpacing(2)
+        rows.addWidget(self.scope)
+        add_row(grid, "Diameter", self.diameter, tooltip=self.diameter.control.widget.toolTip())
+        rows.addLayout(grid)
+        self.more = MoreOptions(self.viewer)
+        self.more_fold = Fold(
+            "More options", "Device, channels, preprocessing, dark and flat image.", self.more
+        )
+        rows.addWidget(self.more_fold)
+        self.body.addWidget(card)
+
+        card, rows = section(
+            "Objects", "Change these at any time: the objects follow at once, without the network."
+        )
+        self.adjust = AdjustControls()
+        rows.addWidget(self.adjust)
+        self.body.addWidget(card)
+
+        card, rows = section("Results")
+        self.results_line = hint_label("Nothing yet.")
+        self.classes = TableView()
+        self.classes.setToolTip("Class of each image or plane, with probabilities.")
+        self.classes.hide()
+        self.save_objects = QPushButton("Save objects (CSV)")
+        self.save_objects.setToolTip(
+            "Save the table of all objects: areas, positions, intensities."
+        )
+        self.save_objects.setEnabled(False)
+        self.save_classes = QPushButton("Save classes (CSV)")
+        self.save_classes.setToolTip("Save the class scores.")
+        self.save_classes.hide()
+        self.remove = QPushButton("Remove these results")
+        self.remove.setToolTip(
+            "Remove the result layers of this image. Those you have edited or renamed stay."
+        )
+        rows.addWidget(self.results_line)
+        rows.addWidget(self.classes)
+        line = QHBoxLayout()
+        line.setSpacing(6)
+        for button in (self.save_objects, self.save_classes, self.remove):
+            line.addWidget(button, 1)
+        rows.addLayout(line)
+        self.body.addWidget(card)
+
+        card, rows = section("")
+        self.trials = TrialPanel(self.controller)
+        self.trials_fold = Fold(
+            "Compare models", "Try several models on what is in view.", self.trials
+        )
+        rows.addWidget(self.trials_fold)
+        self.body.addWidget(card)
+
+        self.height_card, rows = section(
+            "Height map from the z-stack", "Shape from focus: no model is needed."
+        )
+        self.height_about = hint_label()
+        self.height_run = QPushButton("Make height map")
+        self.height_run.setToolTip(
+            "Find the sharpest plane at each pixel: a height map, its confidence,\n"
+            "and an image that is in focus everywhere."
+        )
+        rows.addWidget(self.height_about)
+        rows.addWidget(self.height_run)
+        self.body.addWidget(self.height_card)
+        self.body.addStretch(1)
+
+        self.runbar = RunBar("Run", "Run the model; the results become layers above the image.")
+        self.footer.addWidget(self.runbar)
+
+    def _connect(self) -> None:
+        self._cost = LatestWins(self._send_estimate, self, interval_ms=_COST_MS)
+        self.source.changed.connect(self._on_source)
+        self.model.changed.connect(self._on_model)
+        self.model.download_clicked.connect(self._on_download)
+        for part in (self.tasks, self.scope, self.diameter, self.more):
+            part.changed.connect(self._on_choice)
+        self.adjust.changed.connect(self._on_adjust)
+        self.diameter.estimate_clicked.connect(self._on_estimate_diameter)
+        self.diameter.circle_toggled.connect(self._on_circle)
+        self.save_objects.clicked.connect(self._on_save_objects)
+        self.save_classes.clicked.connect(self._on_save_classes)
+        self.remove.clicked.connect(self._on_remove)
+        self.trials.try_clicked.connect(self._on_try)
+        self.trials.use_clicked.connect(self.model.choose)
+        self.height_run.clicked.connect(self._on_height)
+        self.runbar.run_clicked.connect(self.run)
+        self.runbar.cancel_clicked.connect(self.cancel)
+        self.controller.model_chosen.connect(self.model.choose)
+        self.controller.models_changed.connect(self._on_device)
+        self.controller.state_changed.connect(self._on_state)
+        self._view_timer = QTimer(self)
+        self._view_timer.setSingleShot(True)
+        self._view_timer.setInterval(_COST_MS)
+        self._view_timer.timeout.connect(self._on_view_rested)
+        camera = self.viewer.scene.camera.events
+        for event in (camera.zoom, camera.center):
+            event.connect(self._on_view)
+        self._on_device()
+
+    def on_teardown(self) -> None:
+        self._cost.clear()
+        self._view_timer.stop()
+        self.circle.hide()
+        with contextlib.suppress(RuntimeError):
+            self.trials.forget()
+        for run in (self._runner, self._last):
+            if run is not None:
+                run.close()
+        if self.runbar.busy:
+            self.runbar.stop("Stopped: the panel was closed.")
+        camera = self.viewer.scene.camera.events
+        for event in (camera.zoom, camera.center):
+            event.disconnect(self._on_view)
+        self.source.disconnect_viewer()
+        self.more.disconnect_viewer()
+        self.model.disconnect_controller()
+        self.controller.model_chosen.disconnect(self.model.choose)
+        self.controller.models_changed.disconnect(self._on_device)
+        self.controller.state_changed.disconnect(self._on_state)
+
+    # -- what a run is -------------------------------------------------------------------------
+
+    def request(self, scope: str = "") -> RunRequest:
+        """What Run would do now.
+
+        Raises
+        ------
+        DinoscopeError
+            Something is missing or contradicts itself.
+        """
+        source = self.source.source()
+        scope = scope or self.scope.scope
+        tasks = self.tasks.tasks
+        if not tasks:
+            raise InputError("no task is ticked", hint="Tick at least one under What to do.")
+        plane = region = None
+        if scope != "stack" and source.image.plane_shape:
+            plane = current_plane(self.viewer, source)
+        if scope == "region":
+            region = visible_region(self.viewer, source)
+        options = PredictOptions(
+            tasks=tasks,
+            plane=plane,
+            region=region,
+            diameter_px=self.diameter.diameter_px,
+            instance=self.adjust.options,
+            keep_maps=True,
+            **self.more.values(),
+        )
+        return RunRequest(
+            source,
+            self.model.model,
+            self.model.label,
+            options,
+            calibration=self.more.calibration(),
+            download=self.model.model in self._downloads,
+        )
+
+    def run(self) -> None:
+        """Start; everything else happens in events."""
+        if self._runner is not None and self._runner.running:
+            return
+        try:
+            request = self.request()
+        except DinoscopeError as error:
+            self._complain(str(error))
+            return
+        if self._last is not None:
+            self._last.close()
+        run = PredictRun(self.controller, request)
+        run.tables_changed.connect(self._on_tables)
+        run.note.connect(self._on_note)
+        self._last = run
+        self._begin(run, f"{request.source.layer.name}: {self.model.label}")
+
+    def cancel(self) -> None:
+        """Stop within a second."""
+        if self._runner is not None and self._runner.running:
+            self.runbar.cancelling()
+            self._runner.cancel()
+
+    def _begin(self, run: PredictRun | TrialRunner | HeightRun, what: str) -> None:
+        self._runner = run
+        run.progress.connect(self.runbar.show_progress)
+        run.ended.connect(self._on_ended)
+        self.circle_off()
+        self._set_busy(True)
+        self.runbar.start(what)
+        run.start()
+
+    def _on_ended(self, outcome: Outcome) -> None:
+        from napari.utils.notifications import show_error, show_info
+
+        if isinstance(self._runner, TrialRunner):
+            self.trials.finish()
+        self._set_busy(False)
+        self.runbar.stop(outcome.text, "error" if outcome.kind == "error" else "")
+        if outcome.kind == "error":
+            show_error(outcome.text)
+        elif outcome.kind == "done":
+            show_info(outcome.text)
+        self._ask_cost()
+
+    def _set_busy(self, busy: bool) -> None:
+        self.height_run.setEnabled(not busy)
+        self.trials.try_button.setEnabled(not busy)
+        self.diameter.estimate.setEnabled(not busy)
+
+    def _complain(self, text: str) -> None:
+        from napari.utils.notifications import show_warning
+
+        self.runbar.say(text, "error")
+        show_warning(text)
+
+    # -- other actions -------------------------------------------------------------------------
+
+    def _on_try(self) -> None:
+        models = self.trials.chosen()
+        try:
+            if not models:
+                raise InputError("no model is ticked", hint="Tick the models to compare.")
+            request = self.request("region")
+        except DinoscopeError as error:
+            self._complain(str(error))
+            return
+        self.trials.begin(request.source)
+        runner = TrialRunner(self.controller, request, models)
+        runner.model_ended.connect(self.trials.add)
+        self._begin(runner, "Comparing models")
+
+    def _on_height(self) -> None:
+        try:
+            source = self.source.source()
+            payload: dict[str, Any] = {}
+            channels = self.more.values()["channels"]
+            if channels is not None:
+                payload["channels"] = channels
+        except DinoscopeError as error:
+            self._complain(str(error))
+            return
+        self._begin(HeightRun(self.controller, source, payload), f"{source.layer.name}: height map")
+
+    def _on_estimate_diameter(self) -> None:
+        try:
+            request = self.request()
+        except DinoscopeError as error:
+            self._complain(str(error))
+            return
+        self.diameter.estimate.setEnabled(False)
+        self.runbar.say("Measuring the objects …")
+        payload = {"model": request.model, "options": request.options}
+        job = self.controller.submit("diameter", payload, {"image": request.source.image})
+        job.done.connect(self._on_diameter)
+        job.failed.connect(self._on_diameter_failed)
+
+    def _on_diameter(self, data: dict[str, Any]) -> None:
+        self.diameter.estimate.setEnabled(True)
+        value = data.get("diameter_px")
+        if value is None:
+            self.runbar.say("No objects were seen to measure; the diameter stays as it is.")
+            return
+        self.diameter.diameter_px = round(float(value), 1)
+        self.diameter.circle.setChecked(True)
+        self.runbar.say(f"Objects are about {value:.0f} px across.")
+
+    def _on_diameter_failed(self, error: DinoscopeError) -> None:
+        self.diameter.estimate.setEnabled(True)
+        self._complain(str(error))
+
+    def _on_circle(self, on: bool) -> None:
+        if not on:
+            self.circle.hide()
+            return
+        try:
+            source = self.source.source()
+        except DinoscopeError as error:
+            self._complain(str(error))
+            self.circle_off()
+            return
+        if self.diameter.diameter_px is None:
+            # Nothing to draw yet: a size that can be seen and changed.
+            size = min(source.image.size("Y"), source.image.size("X"))
+            self.diameter.diameter_px = float(max(4, round(size / 12)))
+        self.circle.show(source, self.diameter.diameter_px)
+
+    def circle_off(self) -> None:
+        """Take the guide circle off the image."""
+        self.diameter.circle.setChecked(False)
+        self.circle.hide()
+
+    def hideEvent(self, event: Any) -> None:
+        if self._alive_now():
+            self.circle_off()
+        super().hideEvent(event)
+
+    def _on_remove(self) -> None:
+        layer = self.source.layer
+        if layer is None:
+            return
+        removed, kept = self.controller.results.remove(str(layer.unique_id))
+        count = f"{len(removed)} result" + ("" if len(removed) == 1 else "s")
+        text = f"Removed {count}." if removed or not kept else "Nothing was removed."
+        if kept:
+            names = ", ".join(repr(name) for name in kept)
+            text += f" Kept, because you changed them: {names}."
+        self.runbar.say(text)
+        self._on_tables()
+
+    # -- tables --------------------------------------------------------------------------------
+
+    def _on_tables(self) -> None:
+        run = self._last
+        objects = rows_of(run.objects) if run is not None else 0
+        classes = run.classes if run is not None else {}
+        self.save_objects.setEnabled(objects > 0)
+        self.save_objects.setVisible(objects > 0 or not classes)
+        self.save_classes.setVisible(bool(classes))
+        self.classes.setVisible(bool(classes))
+        if classes:
+            self.classes.show_table(classes)
+        if run is None:
+            set_tone(self.results_line, "Nothing yet.")
+        else:
+            parts = [run.request.source.layer.name]
+            if "instance" in run.request.options.tasks:
+                parts.append(f"{objects} objects")
+            set_tone(self.results_line, " · ".join(parts))
+
+    def ask_csv(self, what: str) -> str:
+        """Where to save a table; replaced in tests."""
+        layer = self._last.request.source.layer
+        return ask_csv_path(self, suggested_name(layer.source.path, layer.name, what))
+
+    def _on_save_objects(self) -> None:
+        if self._last is not None:
+            self._save(self._last.objects, "objects")
+
+    def _on_save_classes(self) -> None:
+        if self._last is not None:
+            self._save(self._last.classes, "classes")
+
+    def _save(self, table: Any, what: str) -> None:
+        from dinoscope.arrays.output import write_table
+
+        path = self.ask_csv(what)
+        if not path:
+            return
+        try:
+            write_table(Path(path), table)
+        except OutputError as error:
+            self._complain(str(error))
+            return
+        self.runbar.say(f"Saved {rows_of(table)} rows to {path}.")
+
+    # -- following the user --------------------------------------------------------------------
+
+    def _on_source(self) -> None:
+        self.circle_off()
+        try:
+            source = self.source.source()
+        except DinoscopeError:
+            self.height_card.hide()
+            self.runbar.cost.setText("")
+            self.runbar.run.setEnabled(self.source.layer is not None and not self.runbar.busy)
+            return
+        self.runbar.run.setEnabled(not self.runbar.busy)
+        if source.key != self._source_key:
+            self._source_key = source.key
+            self._restore(self.controller.settings.get(source.key, {}))
+        self.scope.offer(math.prod(source.image.plane_shape))
+        self._offer_height(source)
+        self._on_choice()
+
+    def _offer_height(self, source: Source) -> None:
+        planes = source.image.size("Z")
+        self.height_card.setVisible(planes >= LEAST_PLANES)
+        step = source.image.pixel_size_um.get("Z")
+        unit = f"{step:.4g} µm apart" if step else "spacing unknown: heights count in planes"
+        set_tone(self.height_about, f"{planes} planes, {unit}.")
+
+    def _on_model(self) -> None:
+        others = {task: self.model.models_for(task) for task in self.tasks.boxes}
+        self.tasks.offer(self.model.label, self.model.tasks, others)
+        self.trials.offer(self.tasks.tasks)
+        self._on_choice()
+
+    def _on_choice(self) -> None:
+        self._remember()
+        if self.circle.shown and self.diameter.diameter_px:
+            with contextlib.suppress(DinoscopeError):
+                self.circle.show(self.source.source(), self.diameter.diameter_px)
+        self.trials.offer(self.tasks.tasks)
+        self._ask_cost()
+
+    def _on_adjust(self) -> None:
+        self._remember()
+        if self._last is not None:
+            self._last.adjust(self.adjust.options)
+
+    def _on_note(self, text: str) -> None:
+        self.runbar.say(text)
+
+    def _on_download(self) -> None:
+        self._downloads.add(self.model.model)
+        set_tone(self.model.about, "Its weights will be fetched once, at the next Run.", "warning")
+        self.model.download.hide()
+
+    def _on_device(self) -> None:
+        note = str(self.controller.device.get("note") or "")
+        set_tone(self.nvidia, note, "warning")
+        self.nvidia.setVisible(bool(note))
+        self._ask_cost()
+
+    def _on_state(self, state: str) -> None:
+        if state == "starting" and not self.runbar.cost.text():
+            self.runbar.cost.setText("Starting in the background …")
+
+    def _on_view(self, event: Any = None) -> None:
+        with contextlib.suppress(RuntimeError):
+            if self.scope.scope == "region":
+                self._view_timer.start()
+
+    def _on_view_rested(self) -> None:
+        self._ask_cost()
+
+    # -- cost ----------------------------------------------------------------------------------
+
+    def _ask_cost(self) -> None:
+        if self._alive_now() and self.controller.models:
+            self._cost.request(None)
+
+    def _send_estimate(self, what: Any) -> JobHandle | None:
+        try:
+            request = self.request()
+        except DinoscopeError:
+            self.runbar.cost.setText("")
+            return None
+        if not self.model.entry.get("available", True):
+            self.runbar.cost.setText("")
+            return None
+        payload = {"model": request.model, "options": request.options}
+        job = self.controller.submit("estimate", payload, {"image": request.source.image})
+        job.done.connect(self._on_cost)
+        job.failed.connect(self._on_no_cost)
+        return job
+
+    def _on_cost(self, data: dict[str, Any]) -> None:
+        device = str(self.controller.device.get("name") or self.controller.device.get("device", ""))
+        parts = [f"About {time_text(data.get('seconds'))}"]
+        if data.get("memory_mb"):
+            parts.append(memory_text(data["memory_mb"]))
+        if device:
+            parts.append(f"on {device}")
+        text = " · ".join(parts)
+        if data.get("note"):
+            text += f"\n{data['note']}"
+        set_tone(self.runbar.cost, text)
+
+    def _on_no_cost(self, error: DinoscopeError) -> None:
+        set_tone(self.runbar.cost, str(error), "warning")
+
+    # -- settings ------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """All choices, as they are remembered for a source."""
+        try:
+            more = self.more.values()
+        except DinoscopeError:
+            more = {}
+        return {
+            "source": self.source.state(),
+            "model": self.model.model,
+            "tasks": self.tasks.wanted,
+            "scope": self.scope.scope,
+            "diameter_px": self.diameter.diameter_px,
+            "more": more,
+            "adjust": {n: c.value for n, c in self.adjust.controls.items()},
+        }
+
+    def _remember(self) -> None:
+        if self._source_key:
+            self.controller.settings[self._source_key] = self.state()
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        if not state:
+            return
+        key, self._source_key = self._source_key, ""  # nothing is remembered meanwhile
+        self.source.restore(state["source"])
+        self.model.choose(state["model"])
+        self.tasks.wanted = state["tasks"]
+        self.scope.scope = state["scope"]
+        self.diameter.diameter_px = state["diameter_px"]
+        self.more.restore(state["more"])
+        self.adjust.restore(state["adjust"])
+        self._source_key = key
+
+    # -- files dropped on the panel ------------------------------------------------------------
+
+    def dragEnterEvent(self, event: Any) -> None:
+        if _model_paths(event):
+            event.acceptProposedAction()
+
+    def dropEvent(self, event: Any) -> None:
+        for path in _model_paths(event):
+            self.controller.choose_model(path)
+        event.acceptProposedAction()
+
+
+def _model_paths(event: Any) -> list[str]:
+    return [
+        url.toLocalFile()
+        for url in event.mimeData().urls()
+        if url.toLocalFile().endswith(MODEL_SUFFIXES)
+    ]
