@@ -26,12 +26,13 @@ from dinoscope.arrays.files import read_image  # noqa: E402
 from dinoscope.arrays.labels import typical_diameter  # noqa: E402
 from dinoscope.arrays.metrics import average_precision  # noqa: E402
 from dinoscope.arrays.normalize import Normalization, limits, to_model_input  # noqa: E402
+from dinoscope.arrays.resample import resample, scaled_shape  # noqa: E402
 from dinoscope.config import InstanceOptions  # noqa: E402
 from dinoscope.datasets import synthetic  # noqa: E402
 from dinoscope.engine.augment import Augmentation  # noqa: E402
 from dinoscope.engine.batches import BatchSource, CropPlan  # noqa: E402
 from dinoscope.engine.dataset import GeneratedSet, ImageSet, TrainingImage  # noqa: E402
-from dinoscope.engine.dense import Runner, resize, scaled_shape  # noqa: E402
+from dinoscope.engine.dense import Runner  # noqa: E402
 from dinoscope.engine.fit import FitOptions, fit  # noqa: E402
 from dinoscope.models.checkpoint import save_model  # noqa: E402
 from dinoscope.models.model import Model  # noqa: E402
@@ -39,26 +40,29 @@ from dinoscope.tasks.base import task  # noqa: E402
 
 #: Objects are brought to this diameter: two patches.
 DIAMETER_PX = 28.0
+#: Training crops, and hence tiles: the position embedding is learned for this many patches.
+CROP_PX = 224
+TILE_PX = (224, 252)
 CLASSES = ("background", "nucleus", "cell", "rod", "filament", "membrane")
 NORMALIZATION = Normalization()
 #: Share of the crops each set gives. DSB2018 by modality, so that rare stains are seen often enough.
 WEIGHTS = {
-    "fluo_small": 0.20,
-    "fluo_large": 0.14,
-    "histology_purple": 0.12,
-    "histology_white": 0.06,
+    "fluo_small": 0.25,
+    "fluo_large": 0.18,
+    "histology_purple": 0.10,
+    "histology_white": 0.05,
     "brightfield_gray": 0.03,
-    "fluo_tissue": 0.03,
-    "usiigaci": 0.10,
-    "nuclei": 0.03,
-    "touching": 0.05,
-    "rods": 0.06,
-    "phase": 0.03,
+    "fluo_tissue": 0.02,
+    "usiigaci": 0.08,
+    "nuclei": 0.02,
+    "touching": 0.04,
+    "rods": 0.05,
+    "phase": 0.02,
     "brightfield": 0.02,
-    "tissue": 0.04,
+    "tissue": 0.03,
     "filaments": 0.01,
     "membranes": 0.02,
-    "surface": 0.06,
+    "surface": 0.08,
 }
 #: Images are kept at most this much larger than they are trained at, to save memory.
 SPARE_SCALE = 1.5
@@ -69,20 +73,22 @@ def real_image(folder: Path, row: dict[str, str], semantic_class: int) -> Traini
     stem = row["id"]
     path = next(p for p in (folder / "images").glob(f"{stem}.*"))
     image = read_image(path)
-    ids = read_plane(read_image(folder / "labels" / f"{stem}.tif"), ()).image[0].astype(np.int32)
+    ids = read_plane(read_image(folder / "labels" / f"{stem}.tif"), ())[0].astype(np.int32)
     bounds = limits(image, NORMALIZATION)
-    pixels = to_model_input(read_plane(image, ()).image, bounds, NORMALIZATION)
+    pixels = to_model_input(read_plane(image, ()), bounds, NORMALIZATION)
     diameter = typical_diameter(ids)
     zoom = SPARE_SCALE * DIAMETER_PX / diameter if diameter else 1.0
     if zoom < 1:
         shape = scaled_shape(ids.shape, zoom)
-        pixels = resize(pixels, shape)
+        pixels = resample(pixels, shape)
         rows = (np.arange(shape[0]) * ids.shape[0] // shape[0])[:, None]
         ids = ids[rows, np.arange(shape[1]) * ids.shape[1] // shape[1]]
         diameter = diameter * zoom if diameter else None
     targets = {"instance": ids, "semantic": np.where(ids > 0, semantic_class, 0).astype(np.uint8)}
     group = row.get("group") or stem
-    return TrainingImage(f"{folder.name}/{stem}", group, pixels.astype(np.float16), targets, diameter)
+    return TrainingImage(
+        f"{folder.name}/{stem}", group, pixels.astype(np.float16), targets, diameter
+    )
 
 
 @dataclass(frozen=True)
@@ -94,9 +100,7 @@ class SyntheticImages:
     def __call__(self, seed: int) -> TrainingImage:
         made = synthetic.make(self.kind, shape=(256, 256), seed=seed)
         image = made.as_input()
-        pixels = to_model_input(
-            read_plane(image, ()).image, limits(image, NORMALIZATION), NORMALIZATION
-        )
+        pixels = to_model_input(read_plane(image, ()), limits(image, NORMALIZATION), NORMALIZATION)
         targets: dict[str, np.ndarray | int] = {}
         diameter = None
         if self.kind == "surface":
@@ -106,14 +110,21 @@ class SyntheticImages:
             if self.kind not in ("filaments", "membranes"):
                 targets["instance"] = made.instances.astype(np.int32)
                 diameter = typical_diameter(made.instances)
-        return TrainingImage(f"{self.kind}/{seed}", self.kind, pixels.astype(np.float16), targets, diameter)
+        return TrainingImage(
+            f"{self.kind}/{seed}", self.kind, pixels.astype(np.float16), targets, diameter
+        )
 
 
-def load(data: Path, exclude: set[str]) -> tuple[list[ImageSet | GeneratedSet], dict[str, list[TrainingImage]]]:
+def load(
+    data: Path, exclude: set[str]
+) -> tuple[list[ImageSet | GeneratedSet], dict[str, list[TrainingImage]]]:
     """Training sets, and validation images by modality."""
     by_set: dict[str, list[TrainingImage]] = {}
     validation: dict[str, list[TrainingImage]] = {}
-    for name, folder, kind in (("dsb2018", "dsb2018", 1), ("usiigaci", "phase_contrast_usiigaci", 2)):
+    for name, folder, kind in (
+        ("dsb2018", "dsb2018", 1),
+        ("usiigaci", "phase_contrast_usiigaci", 2),
+    ):
         if name in exclude:
             continue
         with (data / folder / "index.csv").open() as handle:
@@ -131,7 +142,9 @@ def load(data: Path, exclude: set[str]) -> tuple[list[ImageSet | GeneratedSet], 
     return sorted(sets, key=lambda s: s.name), validation
 
 
-def scores(model: Model, validation: dict[str, list[TrainingImage]], at_most: int) -> dict[str, float]:
+def scores(
+    model: Model, validation: dict[str, list[TrainingImage]], at_most: int
+) -> dict[str, float]:
     """AP@0.5 by modality with known diameters, and relative depth error on generated surfaces."""
     runner = Runner(model, "cpu", torch.bfloat16)
     result, precisions = {}, []
@@ -140,10 +153,12 @@ def scores(model: Model, validation: dict[str, list[TrainingImage]], at_most: in
         for image in images[:at_most]:
             zoom = DIAMETER_PX / (image.diameter_px or DIAMETER_PX)
             ids = np.asarray(image.targets["instance"])
-            pixels = resize(image.pixels.astype(np.float32), scaled_shape(ids.shape, zoom))
+            pixels = resample(image.pixels.astype(np.float32), scaled_shape(ids.shape, zoom))
             maps = runner.dense_maps(pixels, ["instance"])["instance"][:3]
-            maps = np.rint(resize(maps, ids.shape) * 255).astype(np.uint8)
-            values.append(average_precision(ids, decode_instances(maps, InstanceOptions()), (0.5,))[0])
+            maps = np.rint(resample(maps, ids.shape) * 255).astype(np.uint8)
+            values.append(
+                average_precision(ids, decode_instances(maps, InstanceOptions()), (0.5,))[0]
+            )
         result[f"ap50_{modality}"] = float(np.mean(values))
         precisions += values
     errors = []
@@ -159,12 +174,14 @@ def scores(model: Model, validation: dict[str, list[TrainingImage]], at_most: in
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=90)
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--batch-size", type=int, default=12)
+    parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=1.2e-3)
     parser.add_argument("--exclude", action="append", default=[])
     parser.add_argument("--seed", type=int, default=0)
@@ -185,16 +202,19 @@ def main() -> None:
         heads,
         seed=options.seed,
         diameter_px=DIAMETER_PX,
+        tile=TILE_PX,
         normalization=NORMALIZATION.to_json(),
     )
-    with torch.no_grad():  # DINOv2 starts LayerScale at 1e-5, which suits 300 M images, not two hours
+    with (
+        torch.no_grad()
+    ):  # DINOv2 starts LayerScale at 1e-5, which suits 300 M images, not two hours
         for name, parameter in model.named_parameters():
             if ".ls1." in name or ".ls2." in name:
                 parameter.fill_(0.1)
     begun = time.time()
     sets, validation = load(options.data, set(options.exclude))
     print(f"read {sum(len(s) for s in sets)} images in {time.time() - begun:.0f} s", flush=True)
-    plan = CropPlan(224, DIAMETER_PX, 1.0, Augmentation())
+    plan = CropPlan(CROP_PX, DIAMETER_PX, 1.0, Augmentation(far_scale=0.15))
     settings = FitOptions(
         seconds=options.minutes * 60,
         steps=None,
@@ -202,7 +222,9 @@ def main() -> None:
         weight_decay=0.05,
         autocast=torch.bfloat16,
         validate_every_s=options.validate_every,
-        average=0.999,
+        average=0.997,
+        balance="fixed",
+        balance_weights={"instance": 1.0, "semantic": 0.3, "depth": 1.0},
         warmup=0.03,
         log_every=10,
     )
@@ -224,18 +246,28 @@ def main() -> None:
         except StopIteration as stop:
             state = stop.value
             break
-        values = {"minutes": round((time.time() - begun) / 60, 2), "step": event.message[5:], **event.values}
+        values = {
+            "minutes": round((time.time() - begun) / 60, 2),
+            "step": event.message[5:],
+            **event.values,
+        }
         rows.append(values)
         if any(n.startswith("val_") for n in values):
             print({k: round(float(v), 4) for k, v in values.items()}, flush=True)
-            save_model(model_card(model, state=values, training=vars(options)), options.output.with_suffix(".last.dinoscope"))
+            save_model(
+                model_card(model, state=values, training=vars(options)),
+                options.output.with_suffix(".last.dinoscope"),
+            )
         columns = list(dict.fromkeys([*columns, *values]))
         if len(rows) % 20 == 0:
             write_log(log, columns, rows)
             print(values, flush=True)
     write_log(log, columns, rows)
     print("done", state.step, state.best_score, state.best_step)
-    save_model(model_card(model, state=state.history[-1] if state.history else {}, training=vars(options)), options.output)
+    save_model(
+        model_card(model, state=state.history[-1] if state.history else {}, training=vars(options)),
+        options.output,
+    )
 
 
 def model_card(model: Model, *, state: dict[str, float], training: dict[str, object]) -> Model:
@@ -243,7 +275,11 @@ def model_card(model: Model, *, state: dict[str, float], training: dict[str, obj
     model.card = model.card.replace(
         name="embedded",
         licence="BSD-3-Clause",
-        data=("DSB2018 / BBBC038 (CC0-1.0)", "Usiigaci phase contrast (MIT)", "dinoscope synthetic generator"),
+        data=(
+            "DSB2018 / BBBC038 (CC0-1.0)",
+            "Usiigaci phase contrast (MIT)",
+            "dinoscope synthetic generator",
+        ),
         description=(
             "A small vision transformer with DINOv2's architecture, trained from scratch by the dinoscope "
             "project on annotated microscopy and synthetic images. Not Meta's weights."

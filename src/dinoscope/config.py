@@ -66,7 +66,8 @@ def check(options: Any) -> None:
             too_high = info.high is not None and not number <= info.high
             if too_low or too_high:
                 raise InputError(
-                    f"{name} is {value!r}", expected=f"{info.low} to {info.high} {info.unit}".strip()
+                    f"{name} is {value!r}",
+                    expected=f"{info.low} to {info.high} {info.unit}".strip(),
                 )
 
 
@@ -136,25 +137,35 @@ class TrainOptions:
         "backbone", "Where LoRA layers go.", choices=("backbone", "heads", "both")
     )
     lora_rank: int = option(8, "Rank of the LoRA matrices.", low=1, high=256)
-    lora_alpha: float = option(8.0, "LoRA scaling numerator (rank-stabilised).", low=0.01, high=1024)
+    lora_alpha: float = option(
+        8.0, "LoRA scaling numerator (rank-stabilised).", low=0.01, high=1024
+    )
     minutes: float | None = option(
         None, "Stop after this many minutes.", low=0.01, high=100_000, unit="min"
     )
     epochs: int | None = option(None, "Passes over the training images.", low=1, high=100_000)
     batch_size: int = option(8, "Crops in a step.", low=1, high=4096)
-    learning_rate: float = option(5e-4, "Peak learning rate of heads and LoRA.", low=1e-7, high=1)
+    learning_rate: float = option(1e-3, "Peak learning rate of heads and LoRA.", low=1e-7, high=1)
     weight_decay: float = option(0.05, "AdamW weight decay.", low=0, high=1)
     crop_px: int = option(224, "Side of a training crop; a multiple of 14.", low=28, high=1022)
     val_fraction: float = option(
         0.2, "Share of images kept for validation when none are given.", low=0.0, high=0.9
     )
-    balance: str = option("equal", "How the tasks' losses are balanced.", choices=("equal", "fixed"))
+    balance: str = option(
+        "equal", "How the tasks' losses are balanced.", choices=("equal", "fixed")
+    )
     diameter_px: float | None = option(
-        None, "Typical object diameter of the training images; measured when not given.", low=2, high=5000
+        None,
+        "Typical object diameter of the training images; measured when not given.",
+        low=2,
+        high=5000,
     )
     seed: int = option(0, "Seed of everything random.", low=0, high=2**31 - 1)
     device: str = option("auto", "Where to compute.", choices=DEVICES)
     threads: int = option(0, "CPU threads; 0 = all available.", low=0, high=1024)
+    include_backbone: bool = option(
+        False, "Store the backbone in the model file, so that it works where the backbone is not."
+    )
     resume: bool = option(False, "Go on from the last checkpoint of the same output.")
 
     def __post_init__(self) -> None:

@@ -21,7 +21,8 @@ class Augmentation:
     """How strongly crops are varied; `intensity` and `geometry` are probabilities and strengths at once."""
 
     geometry: bool = True
-    scale_jitter: float = 1.0  # octaves either way, drawn from a triangular distribution
+    scale_jitter: float = 0.8  # octaves either way, drawn from a triangular distribution
+    far_scale: float = 0.0  # share of crops whose scale is up to 1.7 octaves off, uniformly
     intensity: float = 0.5
     invert: float = 0.1
     keep_absolute: bool = False  # classes that live on absolute intensity and size
@@ -51,8 +52,7 @@ def make_crop(
     tuple
         Pixels ``(3, crop_px, crop_px)`` float32 and each task's target.
     """
-    jitter = augmentation.scale_jitter if augmentation.geometry else 0.0
-    scale = zoom * 2 ** float(rng.triangular(-jitter, 0, jitter)) if jitter else zoom
+    scale = zoom * 2 ** _octaves(rng, augmentation)
     grid = _sampling_grid(image, rng, crop_px, scale, augmentation)
     pixels = _sample(image.pixels.astype(np.float32), grid, "bilinear")
     log_size = None
@@ -69,6 +69,14 @@ def make_crop(
     return vary_intensity(pixels, rng, augmentation), targets
 
 
+def _octaves(rng: np.random.Generator, augmentation: Augmentation) -> float:
+    if not augmentation.geometry or augmentation.scale_jitter <= 0:
+        return 0.0
+    if rng.random() < augmentation.far_scale:
+        return float(rng.uniform(-1.7, 1.7))
+    return float(rng.triangular(-augmentation.scale_jitter, 0, augmentation.scale_jitter))
+
+
 def _sampling_grid(
     image: TrainingImage,
     rng: np.random.Generator,
@@ -80,9 +88,15 @@ def _sampling_grid(
     height, width = image.pixels.shape[-2:]
     matrix = np.eye(2)
     if augmentation.geometry:
-        angle = float(rng.uniform(0, 2 * np.pi)) if rng.random() < 0.5 else np.pi / 2 * rng.integers(4)
+        angle = (
+            float(rng.uniform(0, 2 * np.pi)) if rng.random() < 0.5 else np.pi / 2 * rng.integers(4)
+        )
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        stretch = np.diag(2 ** rng.uniform(-0.12, 0.12, 2)) if not augmentation.keep_absolute else np.eye(2)
+        stretch = (
+            np.diag(2 ** rng.uniform(-0.12, 0.12, 2))
+            if not augmentation.keep_absolute
+            else np.eye(2)
+        )
         matrix = turn @ stretch @ np.diag(rng.choice([-1.0, 1.0], 2))
     matrix /= scale
     reach = np.abs(matrix).sum(1) * crop_px / 2
@@ -104,7 +118,9 @@ def _prefer_objects(
     image: TrainingImage, rng: np.random.Generator, centre: list[float], reach: np.ndarray
 ) -> list[float]:
     """Three times in four, a crop whose middle lies on something annotated."""
-    dense = [t for t in image.targets.values() if isinstance(t, np.ndarray) and t.dtype.kind in "iu"]
+    dense = [
+        t for t in image.targets.values() if isinstance(t, np.ndarray) and t.dtype.kind in "iu"
+    ]
     if not dense or rng.random() < 0.25:
         return centre
     truth = dense[0]
@@ -119,9 +135,9 @@ def _prefer_objects(
 
 def _sample(maps: np.ndarray, grid: torch.Tensor, mode: str) -> np.ndarray:
     tensor = torch.from_numpy(np.ascontiguousarray(maps))[None]
-    return F.grid_sample(
-        tensor, grid, mode=mode, padding_mode="reflection", align_corners=False
-    )[0].numpy()
+    return F.grid_sample(tensor, grid, mode=mode, padding_mode="reflection", align_corners=False)[
+        0
+    ].numpy()
 
 
 def vary_intensity(

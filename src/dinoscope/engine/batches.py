@@ -47,7 +47,9 @@ class Batch:
 class BatchSource(Dataset[Batch]):
     """The batch of step `i`, drawn from sources by their weights."""
 
-    def __init__(self, sources: Sequence[Source], plan: CropPlan, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, sources: Sequence[Source], plan: CropPlan, batch_size: int, seed: int
+    ) -> None:
         self.sources = list(sources)
         self.plan = plan
         self.batch_size = batch_size

@@ -191,7 +191,7 @@ def normalized_planes(
     return [
         (
             tuple(int(i) for i in index),
-            to_model_input(read_plane(image, tuple(index)).image, bounds, normalization).astype(
+            to_model_input(read_plane(image, tuple(index)), bounds, normalization).astype(
                 np.float16
             ),
         )
@@ -199,7 +199,9 @@ def normalized_planes(
     ]
 
 
-def channel_ranges(images: Sequence[ImageInput], at_most: int = 200) -> tuple[tuple[float, float], ...]:
+def channel_ranges(
+    images: Sequence[ImageInput], at_most: int = 200
+) -> tuple[tuple[float, float], ...]:
     """Range of each channel over a set of images, for classes that live on absolute intensity.
 
     The 0.1 and 99.9 percentiles of at most `at_most` evenly spaced images.
@@ -208,7 +210,7 @@ def channel_ranges(images: Sequence[ImageInput], at_most: int = 200) -> tuple[tu
     values: list[list[np.ndarray]] = []
     for image in chosen:
         for index in sample_indices(image, 4):
-            plane = read_plane(image, index).image
+            plane = read_plane(image, index)
             flat = plane.reshape(plane.shape[0], -1)
             step = max(1, flat.shape[1] // 4096)
             values.append([channel[::step] for channel in flat])

@@ -40,6 +40,7 @@ class FitOptions:
     learning_rate: float
     weight_decay: float
     balance: str = "equal"
+    balance_weights: Mapping[str, float] = field(default_factory=dict)
     frozen_backbone: bool = False
     autocast: torch.dtype | None = None
     device: str = "cpu"
@@ -100,7 +101,8 @@ def fit(
     Yields
     ------
     Progress
-        After each step, with ``loss``, ``loss_<task>``, ``lr``, ``images_per_s`` and after a validation
+        After each step, with ``loss``, ``loss_<task>``, ``lr``, ``images_per_s``, ``loader_idle`` (share of the time spent
+        waiting for batches) and after a validation
         ``val_<metric>`` in its values.
 
     Returns
@@ -117,11 +119,13 @@ def fit(
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     parameters = trainable(model)
     if not parameters:
-        raise TrainingError("no parameter is trainable", hint="Choose what to tune: heads, LoRA or full.")
+        raise TrainingError(
+            "no parameter is trainable", hint="Choose what to tune: heads, LoRA or full."
+        )
     optimizer = torch.optim.AdamW(_groups(parameters, options), lr=options.learning_rate)
     average = WeightAverage(parameters, options.average)
     best = {n: t.clone() for n, t in average.tensors.items()}
-    weigh = balance(options.balance)
+    weigh = balance(options.balance, options.balance_weights)
     state = FitState()
     if resume and checkpoint is not None and checkpoint.exists():
         _restore(checkpoint, model, optimizer, average, best, weigh, state)
@@ -132,7 +136,11 @@ def fit(
     images = 0
     started = time.monotonic()
     model.train()
-    for batch in stream:
+    waited = 0.0
+    while True:
+        asked = time.monotonic()
+        batch = next(stream)
+        waited += time.monotonic() - asked
         share = _share_done(options, state.step, time.monotonic() - begun)
         if share >= 1.0:
             break
@@ -140,7 +148,9 @@ def fit(
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * group["scale"] * rate
         losses = _losses(model, batch, options, device)
-        total = weigh(losses)
+        total = weigh(
+            losses, {n: len(rows) / len(batch.names) for n, (rows, _) in batch.truths.items()}
+        )
         if not bool(torch.isfinite(total)):
             _use(model, best)
             raise TrainingError(
@@ -159,6 +169,7 @@ def fit(
         values = {f"loss_{n}": float(v.detach()) for n, v in losses.items()}
         values |= {"loss": sum(values.values()), "lr": options.learning_rate * rate}
         values["images_per_s"] = images / max(1e-6, now - started - validation_s)
+        values["loader_idle"] = waited / max(1e-6, now - started - validation_s)
         share = _share_done(options, state.step, state.seconds)
         due = now - validated > max(options.validate_every_s, validation_s / VALIDATION_SHARE * 0.2)
         if validate is not None and (due or share >= 1.0):
@@ -175,9 +186,7 @@ def fit(
             saved = time.monotonic()
         if state.step % options.log_every == 0 or any(n.startswith("val_") for n in values):
             left = None if share <= 0 else state.seconds * (1 - share) / share
-            yield Progress(
-                "train", int(share * 1000), 1000, left, f"step {state.step}", values
-            )
+            yield Progress("train", int(share * 1000), 1000, left, f"step {state.step}", values)
     if checkpoint is not None:
         save_checkpoint(checkpoint, optimizer, parameters, average, best, weigh, state)
     _use(model, best if validate is not None and state.history else average.tensors)

@@ -42,7 +42,9 @@ def load_sources(
     sets: dict[str, dict[str, TrainingImage]] = {}
     for source in sources:
         images = sets.setdefault(source.name, {})
-        for position, (reference, truth) in enumerate(zip(source.images, source.truths, strict=True)):
+        for position, (reference, truth) in enumerate(
+            zip(source.images, source.truths, strict=True)
+        ):
             image = as_image(reference, source.axes)
             key = _key(reference, position)
             group = source.groups[position] if source.groups else key
@@ -96,7 +98,7 @@ def _add_truth(
         )
     indices = list(np.ndindex(image.plane_shape)) if image.plane_shape else [()]
     for name, index in zip(names, indices, strict=True):
-        plane = read_plane(label, tuple(int(i) for i in index)).image
+        plane = read_plane(label, tuple(int(i) for i in index))
         if plane.shape[0] != 1:
             raise InputError(
                 f"labels {label.name!r} have {plane.shape[0]} channels", expected="one channel"
@@ -137,7 +139,8 @@ def check_truth(task: str, truth: np.ndarray, name: str) -> np.ndarray:
     if task == "semantic":
         if low < 0 or high > IGNORE:
             raise InputError(
-                f"semantic labels {name!r} range from {low} to {high}", expected="0 to 255, 255 = ignore"
+                f"semantic labels {name!r} range from {low} to {high}",
+                expected="0 to 255, 255 = ignore",
             )
         return np.asarray(whole, np.uint8)
     if high >= 2**31:

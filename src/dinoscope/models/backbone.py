@@ -102,7 +102,11 @@ class Backbone(nn.Module):
         return vit.norm_pre(vit._pos_embed(vit.patch_embed((x - self.mean) / self.std)))  # type: ignore[no-any-return]
 
     def run_blocks(
-        self, tokens: Tensor, grid: tuple[int, int], start: int = 0, kept: list[Tensor] | None = None
+        self,
+        tokens: Tensor,
+        grid: tuple[int, int],
+        start: int = 0,
+        kept: list[Tensor] | None = None,
     ) -> FeatureMap:
         """Blocks from `start` on; `kept` holds chosen layers' raw tokens from below `start`."""
         chosen = list(kept or [])

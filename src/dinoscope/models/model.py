@@ -94,7 +94,9 @@ class Model(nn.Module):
         """``(B, 3, Y, X)`` float in about [0, 1], sides multiples of the patch, to tokens."""
         return self.backbone(x)  # type: ignore[no-any-return]
 
-    def decode_dense(self, features: FeatureMap, x: Tensor, tasks: Iterable[str]) -> dict[str, Tensor]:
+    def decode_dense(
+        self, features: FeatureMap, x: Tensor, tasks: Iterable[str]
+    ) -> dict[str, Tensor]:
         """Raw maps ``(B, K, Y, X)`` of dense tasks, from one pass of the shared decoder."""
         wanted = [t for t in tasks if self.card.heads[t].kind != "pooled"]
         if not wanted or self.decoder is None:

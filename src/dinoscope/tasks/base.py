@@ -53,5 +53,7 @@ def task(name: str) -> Task:
     from dinoscope.tasks.instance import Instance
     from dinoscope.tasks.semantic import Semantic
 
-    table: dict[str, Task] = {t.name: t for t in (Instance(), Semantic(), Depth(), Classification())}
+    table: dict[str, Task] = {
+        t.name: t for t in (Instance(), Semantic(), Depth(), Classification())
+    }
     return table[name]

@@ -51,7 +51,11 @@ class Instance:
         # Both distances matter inside objects; a quarter of the weight keeps the background at zero.
         weight = (known * (0.25 + 0.75 * foreground)).unsqueeze(1)
         distance = (torch.sigmoid(raw[:, 1:3]) - shape).square() * weight
-        total = (cross * known).sum() / count + 0.5 * dice + 4.0 * distance.sum() / weight.sum().clamp_min(1)
+        total = (
+            (cross * known).sum() / count
+            + 0.5 * dice
+            + 4.0 * distance.sum() / weight.sum().clamp_min(1)
+        )
         inside = (foreground > 0) & (known > 0) & torch.isfinite(size)
         if bool(inside.any()):
             total = total + 0.1 * F.smooth_l1_loss(raw[:, 3][inside], size[inside], beta=0.5)

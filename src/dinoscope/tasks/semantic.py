@@ -38,7 +38,8 @@ class Semantic:
         # Dice only over classes present in the batch: an absent class has no overlap to improve.
         present = target[known].unique().tolist()
         dice = sum(
-            soft_dice(probability[:, int(c)] * known, ((target == c) & known).float()) for c in present
+            soft_dice(probability[:, int(c)] * known, ((target == c) & known).float())
+            for c in present
         )
         return cross + 0.5 * dice / len(present)
 

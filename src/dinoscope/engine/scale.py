@@ -1,0 +1,133 @@
+"""Which zoom brings an image to the scale its model was trained at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dinoscope.arrays.axes import Region, read_plane, sample_indices
+from dinoscope.arrays.calibrate import Calibration
+from dinoscope.arrays.normalize import Normalization, to_model_input
+from dinoscope.arrays.resample import needed_window, resample, scaled_shape
+from dinoscope.config import PredictOptions
+from dinoscope.engine.dense import Runner
+from dinoscope.types import ImageInput
+
+#: Zooms beyond these do not help any more.
+ZOOM_RANGE = (1 / 16, 8.0)
+#: Scales tried first when the diameter is unknown; the size map tells where to go from there.
+TRIED_ZOOMS = (1.0, 2.0, 0.5)
+#: A size further than this from the training size (in octaves) is looked at again after zooming.
+TRUSTED_OCTAVES = 0.5
+#: Fewer foreground pixels than this share of the plane tell nothing about size.
+LEAST_FOREGROUND = 0.002
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """How the planes of one image become model pixels, decided once for the whole image."""
+
+    image: ImageInput
+    limits: np.ndarray
+    normalization: Normalization
+    options: PredictOptions
+    calibration: Calibration | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(Y, X)`` of a plane in image pixels."""
+        return self.image.size("Y"), self.image.size("X")
+
+    def pixels(
+        self, index: tuple[int, ...], zoom: float, window: Region | None = None
+    ) -> np.ndarray:
+        """Normalised model pixels ``(3, y, x)`` of `window`, which counts in model pixels."""
+        new_shape = scaled_shape(self.shape, zoom)
+        target = window or (0, 0, *new_shape)
+        needed = target if new_shape == self.shape else needed_window(self.shape, new_shape, target)
+        whole = needed == (0, 0, *self.shape)
+        plane = read_plane(
+            self.image,
+            index,
+            channels=self.options.channels,
+            region=None if whole else needed,
+        )
+        if self.calibration is not None:
+            plane = self.calibration.apply(plane, region=None if whole else needed)
+        native = to_model_input(
+            plane, self.limits, self.normalization, weights=self.options.channel_weights
+        )
+        return resample(
+            native, new_shape, shape=self.shape, origin=(needed[0], needed[1]), window=target
+        )
+
+
+def zoom_for(prepared: Prepared, runner: Runner) -> tuple[float, float | None]:
+    """Model pixels per image pixel, and the object diameter in image pixels where one was used.
+
+    In this order: the diameter the user gives; the pixel size, where the card and the image have one;
+    the card's fixed zoom, for models without a training diameter; an estimate from the image itself.
+    """
+    card, options = runner.model.card, prepared.options
+    if options.diameter_px is not None and card.diameter_px:
+        return _clipped(card.diameter_px / options.diameter_px), options.diameter_px
+    pixel_size = options.pixel_size_um or prepared.image.pixel_size_um.get("Y")
+    if card.pixel_size_um and pixel_size:
+        zoom = _clipped(card.zoom * pixel_size / card.pixel_size_um)
+        return zoom, card.diameter_px / zoom if card.diameter_px else None
+    if not card.diameter_px or "instance" not in card.heads:
+        return _clipped(card.zoom), None
+    diameter = estimate_diameter(prepared, runner)
+    if diameter is None:
+        return _clipped(card.zoom), None
+    return _clipped(card.diameter_px / diameter), diameter
+
+
+def _clipped(zoom: float) -> float:
+    return float(np.clip(zoom, *ZOOM_RANGE))
+
+
+def estimate_diameter(prepared: Prepared, runner: Runner) -> float | None:
+    """Typical object diameter in image pixels, or None where no object is seen.
+
+    The instance head's size map is read off at a few scales in the middle of the middle plane; the scale
+    whose objects look most like training objects wins, and is refined once.
+    """
+    target = runner.model.card.diameter_px
+    if not target:
+        return None
+    index = sample_indices(prepared.image, 3)[-1 if prepared.image.plane_shape == () else 1 % 3]
+    best: tuple[float, float] | None = None  # distance in octaves, diameter
+    tried: set[float] = set()
+    queue = list(TRIED_ZOOMS)
+    while queue:
+        zoom = queue.pop(0)
+        if any(abs(np.log2(zoom / t)) < 0.15 for t in tried):
+            continue
+        tried.add(zoom)
+        octaves = _seen_size(prepared, runner, index, zoom)
+        if octaves is None:
+            continue
+        diameter = target * 2**octaves / zoom
+        if best is None or abs(octaves) < best[0]:
+            best = (abs(octaves), diameter)
+        if abs(octaves) <= TRUSTED_OCTAVES:
+            break
+        queue = [_clipped(target / diameter)] + (queue if len(tried) < 4 else [])
+    return None if best is None else float(best[1])
+
+
+def _seen_size(
+    prepared: Prepared, runner: Runner, index: tuple[int, ...], zoom: float
+) -> float | None:
+    """Median of the size map over foreground, in octaves from the training diameter."""
+    height, width = scaled_shape(prepared.shape, zoom)
+    side = runner.model.card.tile[1]
+    y0, x0 = max(0, (height - side) // 2), max(0, (width - side) // 2)
+    window = (y0, x0, min(height, y0 + side), min(width, x0 + side))
+    maps = runner.dense_maps(prepared.pixels(index, zoom, window), ["instance"])["instance"]
+    sure = maps[0] > 0.5
+    if sure.mean() < LEAST_FOREGROUND:
+        return None
+    return float(np.median(maps[3][sure]))

@@ -1,0 +1,405 @@
+"""Fine-tune a model on images with truths: any set of tasks in one run. A generator."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dinoscope.arrays.normalize import Normalization
+from dinoscope.config import TrainOptions, parse_tune
+from dinoscope.engine.augment import Augmentation
+from dinoscope.engine.batches import BatchSource, CropPlan
+from dinoscope.engine.dataset import ImageSet, TaskSource, TrainingImage, channel_ranges
+from dinoscope.engine.fit import FitOptions, fit
+from dinoscope.engine.loading import as_image, load_sources
+from dinoscope.engine.validate import MAIN_SCORE, Validator
+from dinoscope.errors import InputError
+from dinoscope.models.adapter import AdapterConfig, add_lora
+from dinoscope.models.card import HeadSpec
+from dinoscope.models.checkpoint import load_model, save_model
+from dinoscope.models.device import available_cores, pick_device, set_threads, torch
+from dinoscope.models.model import Model
+from dinoscope.models.precision import check_bf16
+from dinoscope.tasks.base import IGNORE, task
+from dinoscope.types import Progress
+
+#: Diameter in model pixels that objects are brought to where the base model names none: two patches.
+DIAMETER_PX = 28.0
+#: Images smaller than this side (in model pixels) are enlarged, at most four times.
+LEAST_SIDE_PX = 154.0
+#: Learning rate of a fully trained backbone, as a share of the heads'.
+BACKBONE_RATE = 0.1
+
+
+@dataclass(frozen=True)
+class TrainSummary:
+    """What a training run did. `before` are the base model's validation scores, where it has the heads."""
+
+    output: str
+    model_hash: str
+    tasks: tuple[str, ...]
+    steps: int
+    seconds: float
+    training_images: int
+    validation_images: int
+    scores: Mapping[str, float]
+    before: Mapping[str, float]
+    device: str
+    notes: tuple[str, ...] = ()
+    history: tuple[Mapping[str, float], ...] = field(default=())
+
+
+def train(
+    sources: Sequence[TaskSource],
+    options: TrainOptions | None = None,
+    *,
+    output: str | Path,
+    base: str | Path = "embedded",
+    val_sources: Sequence[TaskSource] = (),
+    new_heads: bool = False,
+    allow_download: bool = False,
+) -> Generator[Progress, None, TrainSummary]:
+    """Train on `sources`, starting from `base`, and write ``output`` (a ``.dinoscope`` file).
+
+    Parameters
+    ----------
+    sources : Sequence[TaskSource]
+        Images with truths, for any set of tasks; images named by several sources are read once.
+    options : TrainOptions, optional
+        What is tuned, for how long.
+    output : path
+        Where the model goes. A checkpoint lies beside it while training runs; ``resume`` goes on from it.
+    base : str or path
+        A model or backbone, as for `load_model`.
+    val_sources : Sequence[TaskSource]
+        Held-out images; without them a share of the images (never of the pixels of one) is held out.
+    new_heads : bool
+        Begin with new heads even where the base has them.
+
+    Yields
+    ------
+    Progress
+        ``loss``, ``loss_<task>``, ``lr``, ``images_per_s`` and ``val_<metric>`` in its values.
+
+    Returns
+    -------
+    TrainSummary
+
+    Raises
+    ------
+    InputError
+        Images and truths do not fit, or there is nothing to learn from them.
+    TrainingError
+        The loss is not finite; the last good state was kept.
+    """
+    options = options or TrainOptions()
+    if not sources:
+        raise InputError("there is nothing to train on", expected="at least one image with a truth")
+    output = Path(output)
+    begun = time.perf_counter()
+    yield Progress("prepare", 0, 3, message="loading the model")
+    device = pick_device(options.device)
+    set_threads(options.threads)
+    torch.manual_seed(options.seed)
+    model = load_model(base, device=device, allow_download=allow_download)
+    yield Progress("prepare", 1, 3, message="reading the images")
+    tasks = tuple(dict.fromkeys(s.task for s in sources))
+    normalization = _normalization(model, sources, tasks)
+    classes = {"classification": _class_names([*sources, *val_sources])}
+    sets = load_sources(sources, normalization, classes)
+    held = [i for s in load_sources(val_sources, normalization, classes) for i in s.images]
+    notes: list[str] = []
+    if not held:
+        sets, held, note = split(sets, options.val_fraction, options.seed)
+        notes += [note] if note else []
+    images = [i for s in sets for i in s.images]
+    heads = {t: _head_spec(model, t, [*images, *held], classes, new_heads) for t in tasks}
+    plan = _plan(model, options, images, tasks)
+    dtype, note = check_bf16(model.backbone, device)
+    notes += [note] if note else []
+    validator = Validator(held, plan, device=device, dtype=dtype) if held else None
+    _prepare_heads(model, heads, new_heads)
+    before = _before(model, heads, validator, new_heads)
+    yield Progress("prepare", 2, 3, message=f"{len(images)} images", values=_named(before))
+    model.card = _card(model, normalization, plan, tasks)
+    kind = _set_trainable(model, options)
+    model.to(device)
+    batch_size = min(options.batch_size, max(2, 2 * len(images)))
+    settings = FitOptions(
+        seconds=options.minutes * 60 if options.minutes is not None else None,
+        steps=None
+        if options.epochs is None
+        else options.epochs * max(1, -(-len(images) // batch_size)),
+        learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay,
+        balance=options.balance,
+        frozen_backbone=kind == "heads" or options.lora_on == "heads",
+        autocast=None if dtype == torch.float32 else dtype,
+        device=device,
+        workers=1 if available_cores() > 1 and len(images) > 1 else 0,
+        rates={"backbone.": BACKBONE_RATE} if kind == "full" else {},
+        loss_settings=_loss_settings(heads),
+        average=0.995,
+        validate_every_s=max(2.0, min(60.0, (options.minutes or 5) * 60 / 12)),
+    )
+    checkpoint = output.with_suffix(".ckpt")
+    state = yield from fit(
+        model,
+        BatchSource(sets, plan, batch_size, options.seed),
+        settings,
+        checkpoint=checkpoint,
+        resume=options.resume,
+        validate=validator,
+    )
+    scores = _best_scores(state.history, state.best_step)
+    model.card = model.card.replace(
+        name=output.stem,
+        scores={n: round(v, 4) for n, v in scores.items()},
+        training=_training_record(options, base, len(images), len(held), state.step),
+        notes=tuple(notes),
+    )
+    digest = save_model(model, output, include_backbone=options.include_backbone)
+    checkpoint.unlink(missing_ok=True)
+    return TrainSummary(
+        output=str(output),
+        model_hash=digest,
+        tasks=tasks,
+        steps=state.step,
+        seconds=time.perf_counter() - begun,
+        training_images=len(images),
+        validation_images=len(held),
+        scores=scores,
+        before=before,
+        device=device,
+        notes=tuple(notes),
+        history=tuple(state.history),
+    )
+
+
+def split(
+    sets: Sequence[ImageSet], fraction: float, seed: int
+) -> tuple[list[ImageSet], list[TrainingImage], str]:
+    """Hold out whole groups (images, stacks, wells), about `fraction` of each set's images.
+
+    Returns
+    -------
+    tuple
+        Sets without the held-out images, those images, and a note where nothing could be held out.
+    """
+    rng = np.random.default_rng(seed)
+    kept, held = [], []
+    for image_set in sets:
+        groups = sorted({i.group for i in image_set.images})
+        count = round(fraction * len(groups)) if len(groups) > 1 else 0
+        if fraction > 0 and len(groups) > 1:
+            count = max(1, min(count, len(groups) - 1))
+        chosen = set(rng.permutation(groups)[:count].tolist())
+        held += [i for i in image_set.images if i.group in chosen]
+        kept.append(
+            ImageSet(
+                image_set.name,
+                [i for i in image_set.images if i.group not in chosen],
+                image_set.weight,
+            )
+        )
+    note = (
+        ""
+        if held
+        else "No image was held out, so nothing tells how good the model is on new images."
+    )
+    return kept, held, note
+
+
+def _class_names(sources: Sequence[TaskSource]) -> tuple[str, ...]:
+    names = {str(t) for s in sources if s.task == "classification" for t in s.truths}
+    return tuple(sorted(names))
+
+
+def _normalization(
+    model: Model, sources: Sequence[TaskSource], tasks: Sequence[str]
+) -> Normalization:
+    """The base card's; fixed ranges measured over the training set where only classes are learned."""
+    if tuple(tasks) != ("classification",):
+        return Normalization.from_json(model.card.normalization)
+    images = [as_image(i, s.axes) for s in sources for i in s.images]
+    return Normalization(mode="fixed", ranges=channel_ranges(images))
+
+
+def _head_spec(
+    model: Model,
+    name: str,
+    images: Sequence[TrainingImage],
+    classes: Mapping[str, tuple[str, ...]],
+    new_heads: bool,
+) -> HeadSpec:
+    """The head that the truths ask for; the base's where it fits them."""
+    truths = [i.targets[name] for i in images if name in i.targets]
+    present = model.card.heads.get(name)
+    if name == "instance":
+        if not any(np.any(np.asarray(t) > 0) for t in truths):
+            raise InputError(
+                "no instance label has an object", expected="ids above 0 in at least one image"
+            )
+        return present if present and not new_heads else task(name).head_spec(())
+    if name == "semantic":
+        values = np.unique(np.concatenate([np.unique(np.asarray(t)) for t in truths]))
+        values = values[values != IGNORE]
+        if len(values) < 2:
+            raise InputError(
+                f"semantic labels have only the values {values.tolist()}",
+                expected="two classes or more",
+            )
+        count = int(values.max()) + 1
+        if present and present.channels == count and not new_heads:
+            return present
+        return task(name).head_spec(("background", *(f"class {i}" for i in range(1, count))))
+    if name == "depth":
+        return _depth_spec(present, truths, new_heads)
+    names = classes["classification"]
+    if len(names) < 2:
+        raise InputError(f"the only class is {names!r}", expected="two classes or more")
+    if present and present.classes == names and not new_heads:
+        return present
+    return task(name).head_spec(names)
+
+
+def _depth_spec(
+    present: HeadSpec | None, truths: Sequence[np.ndarray | int], new_heads: bool
+) -> HeadSpec:
+    finite = np.concatenate([np.asarray(t)[np.isfinite(t)].ravel()[::7] for t in truths])
+    low, high = (float(v) for v in np.percentile(finite, [0.2, 99.8]))
+    if high - low < 1e-9:
+        raise InputError(f"depth is {low:g} everywhere", expected="heights that differ")
+    if present and not new_heads and present.low - 0.02 <= low and high <= present.high + 0.02:
+        return present
+    spare = 0.05 * (high - low)
+    spec = task("depth").head_spec(())
+    relative = 0 <= low and high <= 1
+    return HeadSpec(
+        spec.kind,
+        spec.channels,
+        unit="relative" if relative else "as in the training labels",
+        low=low - spare,
+        high=high + spare,
+    )
+
+
+def _plan(
+    model: Model, options: TrainOptions, images: Sequence[TrainingImage], tasks: Sequence[str]
+) -> CropPlan:
+    """Scale and crops: by object diameter where objects are known, else by a fixed zoom."""
+    sides = float(np.median([min(i.pixels.shape[1:]) for i in images]))
+    least = float(np.clip(LEAST_SIDE_PX / sides, 1, 4))
+    if tuple(tasks) == ("classification",):
+        longest = max(max(i.pixels.shape[1:]) for i in images) * least
+        crop = int(min(options.crop_px, max(112, -(-longest // 14) * 14)))
+        kept = Augmentation(scale_jitter=0.0, intensity=0.35, invert=0.0, keep_absolute=True)
+        return CropPlan(crop, None, least, kept)
+    diameters = [i.diameter_px for i in images if i.diameter_px]
+    target = model.card.diameter_px or DIAMETER_PX
+    if options.diameter_px:
+        return CropPlan(
+            options.crop_px, None, target / options.diameter_px, Augmentation(scale_jitter=0.5)
+        )
+    if diameters:
+        zoom = target / float(np.median(diameters))
+        return CropPlan(options.crop_px, target, zoom, Augmentation(scale_jitter=0.5))
+    jitter = Augmentation(scale_jitter=0.3, invert=0.0)
+    return CropPlan(options.crop_px, None, least, jitter)
+
+
+def _prepare_heads(model: Model, heads: Mapping[str, HeadSpec], new_heads: bool) -> None:
+    """Leave the heads that are trained, add those that are new."""
+    for name in [n for n in model.heads if n not in heads or new_heads]:
+        del model.heads[name]
+    model.card = model.card.replace(
+        heads={n: s for n, s in model.card.heads.items() if n in model.heads}
+    )
+    if new_heads:
+        model.decoder = None
+    for name, spec in heads.items():
+        if model.card.heads.get(name) != spec:
+            model.add_head(name, spec)
+
+
+def _before(
+    model: Model, heads: Mapping[str, HeadSpec], validator: Validator | None, new_heads: bool
+) -> dict[str, float]:
+    """Validation scores of the base model, where it has every head already."""
+    trained = bool(model.card.scores) or model.digest != ""
+    if validator is None or new_heads or not trained or set(heads) != set(model.card.heads):
+        return {}
+    model.eval()
+    return validator(model)
+
+
+def _named(scores: Mapping[str, float]) -> dict[str, float]:
+    return {f"before_{n}": v for n, v in scores.items()}
+
+
+def _card(model: Model, normalization: Normalization, plan: CropPlan, tasks: Sequence[str]) -> Any:
+    return model.card.replace(
+        normalization=normalization.to_json(),
+        diameter_px=plan.diameter_px,
+        zoom=plan.zoom if plan.diameter_px is None else 1.0,
+        pixel_size_um=None,
+        tile=(plan.crop_px, plan.crop_px + 28),
+        description=f"Fine-tuned for {', '.join(tasks)}.",
+        data=(),
+        licence="",
+    )
+
+
+def _set_trainable(model: Model, options: TrainOptions) -> str:
+    """Freeze what is not tuned, add LoRA layers; returns the kind of tuning."""
+    kind, blocks = parse_tune(options.tune)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    if kind == "full":
+        return kind
+    model.backbone.requires_grad_(False)
+    if kind != "heads" or options.lora_on != "backbone":
+        where = options.lora_on if kind != "heads" else "heads"
+        add_lora(
+            model,
+            AdapterConfig(
+                rank=options.lora_rank,
+                alpha=options.lora_alpha,
+                blocks=blocks if blocks is not None else "all",
+                on=where,
+            ),
+        )
+    return kind
+
+
+def _loss_settings(heads: Mapping[str, HeadSpec]) -> dict[str, dict[str, Any]]:
+    return {n: {"low": s.low, "high": s.high} for n, s in heads.items() if n == "depth"}
+
+
+def _best_scores(history: Sequence[Mapping[str, float]], best_step: int) -> dict[str, float]:
+    for entry in history:
+        if entry["step"] == best_step:
+            wanted = {*MAIN_SCORE.values(), "rmse", "accuracy", "score"}
+            return {n[4:]: v for n, v in entry.items() if n.startswith("val_") and n[4:] in wanted}
+    return {}
+
+
+def _training_record(
+    options: TrainOptions, base: str | Path, images: int, held: int, steps: int
+) -> dict[str, Any]:
+    return {
+        "base": Path(base).name,
+        "tune": options.tune,
+        "lora_on": options.lora_on,
+        "lora_rank": options.lora_rank,
+        "learning_rate": options.learning_rate,
+        "seed": options.seed,
+        "training_images": images,
+        "validation_images": held,
+        "steps": steps,
+    }
