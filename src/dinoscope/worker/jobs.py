@@ -26,7 +26,8 @@ heightmap  ``step_um`` [the image's], ``channels`` [all]        plane: ``index``
 train      ``sources``, ``val_sources`` [none], ``options``     progress with ``values``;
            (TrainOptions), ``base``, ``output``,                done: ``output``, ``summary``
            ``new_heads`` [False], ``allow_download`` [False]    (dict)
-models     ``files`` [none]: more model files                   ``models``
+models     ``files`` [none]: more model files                   ``models``, ``folder`` (of the
+                                                                user's own models)
 inspect    ``model``                                            ``card``
 device     ``device`` ["auto"]                                  see ``models.device.describe``
 forget     ``run``                                              nothing

@@ -100,12 +100,16 @@ def _version(name: str) -> tuple[str, int, int]:
 def models(context: JobContext) -> Mapping[str, Any]:
     """What can be loaded, and the given ``files``; one that cannot be used says why in ``note``."""
     from dinoscope.models.catalog import list_models
+    from dinoscope.models.folders import models_dir
 
     entries = list_models()
     places = {str(entry["where"]) for entry in entries}
     ready = {str(entry["name"]) for entry in entries if entry["available"]}
     more = [Path(file) for file in context.payload.get("files", ()) if str(file) not in places]
-    return {"models": entries + [_file_entry(path, ready) for path in more]}
+    return {
+        "models": entries + [_file_entry(path, ready) for path in more],
+        "folder": str(models_dir()),
+    }
 
 
 def _file_entry(path: Path, ready: set[str]) -> dict[str, Any]:
