@@ -2,8 +2,9 @@
 
     python -m benchmarks.train_embedded --data DATA --minutes 90 --output runs/embedded.dinoscope
 
-Reads only the sets whose licences permit shipped weights (DSB2018: CC0; Usiigaci: MIT) plus the project's
-synthetic generator. Writes the model, a CSV log beside it, and a checkpoint every minute (``--resume``).
+Reads only the sets whose licences permit shipped weights (DSB2018: CC0; Usiigaci: MIT) plus the
+project's synthetic generator. Writes the model, a CSV log beside it, and a checkpoint every minute
+(``--resume`` goes on from it).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ CROP_PX = 224
 TILE_PX = (224, 252)
 CLASSES = ("background", "nucleus", "cell", "rod", "filament", "membrane")
 NORMALIZATION = Normalization()
-#: Share of the crops each set gives. DSB2018 by modality, so that rare stains are seen often enough.
+#: Share of the crops each set gives; DSB2018 by modality, so that rare stains are seen enough.
 WEIGHTS = {
     "fluo_small": 0.25,
     "fluo_large": 0.18,
@@ -281,8 +282,8 @@ def model_card(model: Model, *, state: dict[str, float], training: dict[str, obj
             "dinoscope synthetic generator",
         ),
         description=(
-            "A small vision transformer with DINOv2's architecture, trained from scratch by the dinoscope "
-            "project on annotated microscopy and synthetic images. Not Meta's weights."
+            "A small vision transformer with DINOv2's architecture, trained from scratch by the "
+            "dinoscope project on annotated microscopy and synthetic images. Not Meta's weights."
         ),
         scores={k: round(float(v), 4) for k, v in state.items() if k.startswith("val_")},
         training={k: str(v) for k, v in training.items() if k not in ("data", "output")},

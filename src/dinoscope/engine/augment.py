@@ -18,7 +18,8 @@ from dinoscope.tasks.base import IGNORE, task
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How strongly crops are varied; `intensity` and `geometry` are probabilities and strengths at once."""
+    """How strongly crops are varied; `intensity` and `geometry` are probabilities and strengths at
+    once."""
 
     geometry: bool = True
     scale_jitter: float = 0.8  # octaves either way, drawn from a triangular distribution
@@ -194,4 +195,5 @@ def _noise(pixels: np.ndarray, rng: np.random.Generator, strength: float) -> np.
     """Shot noise whose variance grows with the signal, and read-out noise."""
     shot, read = strength * rng.uniform(0, 0.08), strength * rng.uniform(0, 0.04)
     spread = np.sqrt(np.clip(pixels, 0, 1) * shot**2 + read**2)
-    return pixels + spread * rng.standard_normal(pixels.shape, dtype=np.float32)
+    noisy = pixels + spread * rng.standard_normal(pixels.shape, dtype=np.float32)
+    return np.asarray(noisy, np.float32)

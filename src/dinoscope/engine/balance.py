@@ -1,7 +1,7 @@
 """How several losses become one.
 
-Every balance also weighs a task by the share of the batch that has a truth for it, so that one annotated
-crop counts the same whichever batch it falls into.
+Every balance also weighs a task by the share of the batch that has a truth for it, so that one
+annotated crop counts the same whichever batch it falls into.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ _INITIAL_STEPS = 10
 
 
 class EqualBalance:
-    """Each loss divided by its own initial value, then added up: tasks of any scale weigh the same."""
+    """Each loss divided by its own initial value, then added up: tasks of any scale weigh the
+    same."""
 
     def __init__(self) -> None:
         self.initial: dict[str, float] = {}

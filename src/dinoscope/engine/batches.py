@@ -1,9 +1,10 @@
-"""Batches by number: the same seed and step give the same batch, so a run can go on where it stopped."""
+"""Batches by number: the same seed and step give the same batch, so a run can go on where it
+stopped."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,14 @@ from dinoscope.engine.dataset import Source, TrainingImage
 class CropPlan:
     """How crops are cut: side in model pixels, scale, and what is varied.
 
-    `diameter_px` brings objects to that diameter; without it (or for images without objects) `zoom` does.
+    `diameter_px` brings objects to that diameter; without it (or for images without objects)
+    `zoom` does.
     """
 
     crop_px: int
     diameter_px: float | None
     zoom: float = 1.0
-    augmentation: Augmentation = Augmentation()
+    augmentation: Augmentation = field(default_factory=Augmentation)
 
     def zoom_of(self, image: TrainingImage) -> float:
         """Model pixels per image pixel."""
@@ -36,7 +38,8 @@ class CropPlan:
 
 @dataclass(frozen=True)
 class Batch:
-    """`pixels` (B, 3, Y, X); for each task the rows of the batch that have a truth, and those truths."""
+    """`pixels` (B, 3, Y, X); for each task the rows of the batch that have a truth, and those
+    truths."""
 
     step: int
     pixels: Tensor

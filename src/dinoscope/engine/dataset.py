@@ -1,4 +1,5 @@
-"""What training reads: images with the truths of any subset of the tasks, and where they come from."""
+"""What training reads: images with the truths of any subset of the tasks, and where they come
+from."""
 
 from __future__ import annotations
 
@@ -22,10 +23,10 @@ IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp", ".npy")
 class TrainingImage:
     """One plane ready to be cropped.
 
-    `pixels` (3, Y, X) float16 normalised; `targets` by task: ``instance`` (Y, X) int32 ids, negative =
-    unknown; ``semantic`` (Y, X) uint8, 255 = ignore; ``depth`` (Y, X) float32, NaN = unknown;
-    ``classification`` an int. `diameter_px` is the typical object diameter in these pixels. Images of one
-    `group` never stand on both sides of a split.
+    `pixels` (3, Y, X) float16 normalised; `targets` by task: ``instance`` (Y, X) int32 ids,
+    negative = unknown; ``semantic`` (Y, X) uint8, 255 = ignore; ``depth`` (Y, X) float32, NaN =
+    unknown; ``classification`` an int. `diameter_px` is the typical object diameter in these
+    pixels. Images of one `group` never stand on both sides of a split.
     """
 
     name: str
@@ -87,7 +88,8 @@ class TaskSource:
     """What a user gives for one task: images and their truths, in the same order.
 
     `truths` are label images (paths or `ImageInput`), or class names for classification.
-    `groups` name what must not be split (slides, wells, stacks); each image is its own group by default.
+    `groups` name what must not be split (slides, wells, stacks); each image is its own group by
+    default.
     """
 
     task: str

@@ -17,7 +17,8 @@ from dinoscope.tasks.base import task
 
 #: Least overlap of neighbouring tiles in model pixels: two patches, about one object.
 MARGIN_PX = 28
-#: Tiles go through together up to this many pixels: one of 518², five of 224². More only leaves the cache.
+#: Tiles go through together up to this many pixels: one of 518², five of 224². More only leaves
+#: the cache.
 BATCH_PIXELS = 270_000
 
 

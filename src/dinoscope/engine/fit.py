@@ -31,8 +31,8 @@ VALIDATION_SHARE = 0.08
 class FitOptions:
     """How a fit runs; `seconds` or `steps` ends it, whichever comes first.
 
-    `frozen_backbone` skips the backbone's gradients altogether (heads only). `rates` scales the learning
-    rate of parameters by prefix of their name.
+    `frozen_backbone` skips the backbone's gradients altogether (heads only). `rates` scales the
+    learning rate of parameters by prefix of their name.
     """
 
     seconds: float | None
@@ -101,8 +101,8 @@ def fit(
     Yields
     ------
     Progress
-        After each step, with ``loss``, ``loss_<task>``, ``lr``, ``images_per_s``, ``loader_idle`` (share of the time spent
-        waiting for batches) and after a validation
+        After each step, with ``loss``, ``loss_<task>``, ``lr``, ``images_per_s``, ``loader_idle``
+        (share of the time spent waiting for batches) and after a validation
         ``val_<metric>`` in its values.
 
     Returns
@@ -154,8 +154,9 @@ def fit(
         if not bool(torch.isfinite(total)):
             _use(model, best)
             raise TrainingError(
-                f"the loss became {float(total)} at step {state.step} (images {', '.join(batch.names)})",
-                hint="The last good state was kept. Check these images, or lower the learning rate.",
+                f"the loss became {float(total)} at step {state.step}, in a batch of "
+                f"{', '.join(dict.fromkeys(batch.names))}",
+                hint="The last good state was kept. Check these images, or train more slowly.",
             )
         optimizer.zero_grad(set_to_none=True)
         total.backward()

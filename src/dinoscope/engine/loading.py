@@ -92,8 +92,8 @@ def _add_truth(
         image.size("X"),
     ):
         raise InputError(
-            f"labels {label.name!r} have shape {label.shape} ({label.axes}) but image {image.name!r} has "
-            f"{image.shape} ({image.axes})",
+            f"labels {label.name!r} have shape {label.shape} ({label.axes}) but image "
+            f"{image.name!r} has {image.shape} ({image.axes})",
             expected="the same planes, rows and columns",
         )
     indices = list(np.ndindex(image.plane_shape)) if image.plane_shape else [()]

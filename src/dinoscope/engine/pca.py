@@ -1,4 +1,5 @@
-"""Patch tokens as colours: the first three principal components, scaled robustly, with a fixed sign."""
+"""Patch tokens as colours: the first three principal components, scaled robustly, with a fixed
+sign."""
 
 from __future__ import annotations
 
@@ -27,14 +28,15 @@ class Projection:
             tokens.reshape(d, -1).astype(np.float32) - self.mean[:, None]
         )
         scaled = (projected - self.low[:, None]) / (self.high - self.low)[:, None]
-        return np.clip(scaled, 0, 1).reshape(3, h, w).astype(np.float32)
+        return np.asarray(np.clip(scaled, 0, 1).reshape(3, h, w), np.float32)
 
 
 def fit_projection(tokens: np.ndarray) -> Projection:
     """Fit on tokens ``(N, D)``.
 
-    Each component is scaled by its own 1st and 99th percentile, so that the third is as readable as the
-    first. Its sign is chosen so that the largest loading is positive: the same tokens give the same colours.
+    Each component is scaled by its own 1st and 99th percentile, so that the third is as readable
+    as the first. Its sign is chosen so that the largest loading is positive: the same tokens give
+    the same colours.
     """
     tokens = tokens[:: max(1, len(tokens) // FIT_TOKENS)].astype(np.float32)
     mean = tokens.mean(0)

@@ -1,7 +1,7 @@
 """Predict: from an image and a model to labels, depth, colours and classes, plane by plane.
 
-One generator serves Python, the command line and the worker. The backbone runs once for all tasks; maps are
-joined over tiles before anything is decoded, so objects do not know where tiles met.
+One generator serves Python, the command line and the worker. The backbone runs once for all tasks;
+maps are joined over tiles before anything is decoded, so objects do not know where tiles met.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def predict(
     Yields
     ------
     Progress or PlaneOutput
-        Progress after every tile; each plane's results as soon as they are ready. Closing the generator
-        between two of them cancels the run.
+        Progress after every tile; each plane's results as soon as they are ready. Closing the
+        generator between two of them cancels the run.
 
     Returns
     -------
@@ -84,8 +84,9 @@ def predict(
     >>> import numpy as np
     >>> from dinoscope.types import ImageInput
     >>> image = ImageInput(np.zeros((32, 32), np.uint8), "YX")
-    >>> [type(e).__name__ for e in predict(image, Model.fresh("tiny-test"), PredictOptions(("pca",)))][-1]
-    'PlaneOutput'
+    >>> events = list(predict(image, Model.fresh("tiny-test"), PredictOptions(("pca",))))
+    >>> events[-1].arrays["pca"].shape
+    (32, 32, 3)
     """
     options = options or PredictOptions()
     model.require_heads(t for t in options.tasks if t != "pca")
@@ -171,7 +172,8 @@ class _Run:
         self._region = clip_region(image, self.options.region) if self.options.region else whole
         if self.options.plane is not None and len(self.options.plane) != len(image.plane_axes):
             raise InputError(
-                f"plane is {self.options.plane!r} but {image.name!r} has plane axes {image.plane_axes!r}",
+                f"plane is {self.options.plane!r} but {image.name!r} has plane axes "
+                f"{image.plane_axes!r}",
                 expected=f"{len(image.plane_axes)} numbers",
             )
 
@@ -191,7 +193,8 @@ class _Run:
     # -- colours --------------------------------------------------------------------------------
 
     def fit_colours(self, indices: Sequence[Index]) -> Generator[Progress, None, None]:
-        """Fit the projection on tokens of at most 16 evenly spaced planes; one plane waits for its own."""
+        """Fit the projection on tokens of at most 16 evenly spaced planes; one plane waits for its
+        own."""
         if len(indices) == 1:
             return
         chosen = [i for i in sample_indices(self.prepared.image) if i in set(indices)]
@@ -406,8 +409,8 @@ def run_prediction(
     Returns
     -------
     tuple
-        Arrays by task, shaped ``plane_shape + (Y, X)`` (and 3 for ``pca``); the objects table; the class
-        table; the summary.
+        Arrays by task, shaped ``plane_shape + (Y, X)`` (and 3 for ``pca``); the objects table; the
+        class table; the summary.
     """
     options = options or PredictOptions()
     planes: list[PlaneOutput] = []

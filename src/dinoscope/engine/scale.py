@@ -66,8 +66,9 @@ class Prepared:
 def zoom_for(prepared: Prepared, runner: Runner) -> tuple[float, float | None]:
     """Model pixels per image pixel, and the object diameter in image pixels where one was used.
 
-    In this order: the diameter the user gives; the pixel size, where the card and the image have one;
-    the card's fixed zoom, for models without a training diameter; an estimate from the image itself.
+    In this order: the diameter the user gives; the pixel size, where the card and the image have
+    one; the card's fixed zoom, for models without a training diameter; an estimate from the image
+    itself.
     """
     card, options = runner.model.card, prepared.options
     if options.diameter_px is not None and card.diameter_px:
@@ -91,8 +92,8 @@ def _clipped(zoom: float) -> float:
 def estimate_diameter(prepared: Prepared, runner: Runner) -> float | None:
     """Typical object diameter in image pixels, or None where no object is seen.
 
-    The instance head's size map is read off at a few scales in the middle of the middle plane; the scale
-    whose objects look most like training objects wins, and is refined once.
+    The instance head's size map is read off at a few scales in the middle of the middle plane; the
+    scale whose objects look most like training objects wins, and is refined once.
     """
     target = runner.model.card.diameter_px
     if not target:

@@ -14,8 +14,8 @@ from dinoscope.engine.dense import EncodedTiles
 class TokenPlane:
     """Tokens on the patch grid of a window of a plane.
 
-    `patch_tokens` (D, h, w) float16, averaged where tiles overlap; `cls_token` (D,) float32, the mean over
-    tiles; `origin` is the row and column of the window's first patch, in patches.
+    `patch_tokens` (D, h, w) float16, averaged where tiles overlap; `cls_token` (D,) float32, the
+    mean over tiles; `origin` is the row and column of the window's first patch, in patches.
     """
 
     patch_tokens: np.ndarray
@@ -89,7 +89,8 @@ def pooled_vector(tokens: TokenPlane) -> np.ndarray:
 def pooled_objects(
     tokens: TokenPlane, ids: np.ndarray, rows: np.ndarray, columns: np.ndarray
 ) -> np.ndarray:
-    """``(n, D + cls)`` vectors of objects 1..n: tokens averaged by each object's share of every patch.
+    """``(n, D + cls)`` vectors of objects 1..n: tokens averaged by each object's share of every
+    patch.
 
     Parameters
     ----------

@@ -28,7 +28,8 @@ from dinoscope.models.precision import check_bf16
 from dinoscope.tasks.base import IGNORE, task
 from dinoscope.types import Progress
 
-#: Diameter in model pixels that objects are brought to where the base model names none: two patches.
+#: Diameter in model pixels that objects are brought to where the base model names none: two
+#: patches.
 DIAMETER_PX = 28.0
 #: Images smaller than this side (in model pixels) are enlarged, at most four times.
 LEAST_SIDE_PX = 154.0
@@ -38,7 +39,8 @@ BACKBONE_RATE = 0.1
 
 @dataclass(frozen=True)
 class TrainSummary:
-    """What a training run did. `before` are the base model's validation scores, where it has the heads."""
+    """What a training run did. `before` are the base model's validation scores, where it has the
+    heads."""
 
     output: str
     model_hash: str
@@ -73,11 +75,13 @@ def train(
     options : TrainOptions, optional
         What is tuned, for how long.
     output : path
-        Where the model goes. A checkpoint lies beside it while training runs; ``resume`` goes on from it.
+        Where the model goes. A checkpoint lies beside it while training runs; ``resume`` goes on
+        from it.
     base : str or path
         A model or backbone, as for `load_model`.
     val_sources : Sequence[TaskSource]
-        Held-out images; without them a share of the images (never of the pixels of one) is held out.
+        Held-out images; without them a share of the images (never of the pixels of one) is held
+        out.
     new_heads : bool
         Begin with new heads even where the base has them.
 
@@ -223,7 +227,8 @@ def _class_names(sources: Sequence[TaskSource]) -> tuple[str, ...]:
 def _normalization(
     model: Model, sources: Sequence[TaskSource], tasks: Sequence[str]
 ) -> Normalization:
-    """The base card's; fixed ranges measured over the training set where only classes are learned."""
+    """The base card's; fixed ranges measured over the training set where only classes are
+    learned."""
     if tuple(tasks) != ("classification",):
         return Normalization.from_json(model.card.normalization)
     images = [as_image(i, s.axes) for s in sources for i in s.images]
@@ -279,7 +284,7 @@ def _depth_spec(
         return present
     spare = 0.05 * (high - low)
     spec = task("depth").head_spec(())
-    relative = 0 <= low and high <= 1
+    relative = low >= 0 and high <= 1
     return HeadSpec(
         spec.kind,
         spec.channels,

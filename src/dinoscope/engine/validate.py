@@ -8,8 +8,13 @@ import numpy as np
 import torch
 
 from dinoscope.arrays.decode import decode_instances
-from dinoscope.arrays.metrics import average_precision, classification_scores, confusion_matrix
-from dinoscope.arrays.metrics import depth_scores, semantic_scores
+from dinoscope.arrays.metrics import (
+    average_precision,
+    classification_scores,
+    confusion_matrix,
+    depth_scores,
+    semantic_scores,
+)
 from dinoscope.arrays.resample import resample, scaled_shape
 from dinoscope.engine.batches import CropPlan
 from dinoscope.engine.dataset import TrainingImage
@@ -18,7 +23,8 @@ from dinoscope.engine.tokens import TokenJoiner, pooled_vector
 from dinoscope.models.model import Model
 from dinoscope.tasks.base import task
 
-#: Larger validation planes are scored on their middle, so that looking never takes longer than learning.
+#: Larger validation planes are scored on their middle, so that looking never takes longer than
+#: learning.
 WINDOW_PX = 512
 #: What each task's scores are summed up by; all of them: larger is better.
 MAIN_SCORE = {
@@ -56,7 +62,8 @@ class Validator:
         self.dtype = dtype
 
     def __call__(self, model: Model) -> dict[str, float]:
-        """``ap50``, ``iou``, ``rmse``, ``depth_gain``, ``f1_macro`` … of the tasks there are, and ``score``."""
+        """``ap50``, ``iou``, ``rmse``, ``depth_gain``, ``f1_macro`` … of the tasks there are, and
+        ``score``."""
         runner = Runner(model, self.device, self.dtype)
         precisions: list[float] = []
         confusion: np.ndarray | None = None

@@ -25,7 +25,8 @@ class FeatureMap:
     """Tokens of one batch of tiles.
 
     `patch_tokens` (B, L·D, h, w) are the layer-normalised tokens of L chosen blocks, concatenated;
-    `cls_token` (B, D) is that of the last block. The last D channels of `patch_tokens` are the last block's.
+    `cls_token` (B, D) is that of the last block. The last D channels of `patch_tokens` are the
+    last block's.
     """
 
     patch_tokens: Tensor
@@ -41,8 +42,8 @@ class FeatureMap:
 def chunked_attention(q: Tensor, k: Tensor, v: Tensor, rows: int = 256) -> Tensor:
     """Softmax attention in row blocks that stay in the processor's cache.
 
-    ``(B, heads, N, d)`` each. On processors with bf16 matrix units this is over twice as fast as the
-    fused CPU kernel, which computes bf16 no faster than fp32 (see docs/architecture.md).
+    ``(B, heads, N, d)`` each. On processors with bf16 matrix units this is over twice as fast as
+    the fused CPU kernel, which computes bf16 no faster than fp32 (see docs/architecture.md).
     """
     q = q * q.shape[-1] ** -0.5
     keys = k.transpose(-2, -1)
@@ -73,7 +74,8 @@ class _CpuAttention(nn.Module):
 
 
 class Backbone(nn.Module):
-    """timm's vision transformer with DINOv2's settings; input ``(B, 3, Y, X)`` float in about [0, 1]."""
+    """timm's vision transformer with DINOv2's settings; input ``(B, 3, Y, X)`` float in about [0,
+    1]."""
 
     mean: Tensor
     std: Tensor
@@ -97,7 +99,8 @@ class Backbone(nn.Module):
         return int(self.spec.patch)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Pixels to the first block's input tokens, ``(B, N, D)`` with class and register tokens first."""
+        """Pixels to the first block's input tokens, ``(B, N, D)`` with class and register tokens
+        first."""
         vit = self.vit
         return vit.norm_pre(vit._pos_embed(vit.patch_embed((x - self.mean) / self.std)))  # type: ignore[no-any-return]
 

@@ -20,8 +20,9 @@ class HeadSpec:
     Parameters
     ----------
     kind : {"dense", "bins", "pooled"}
-        ``dense``: `channels` maps at full resolution. ``bins``: one map as the expectation over `channels`
-        bins between `low` and `high`. ``pooled``: `channels` logits for each image or object.
+        ``dense``: `channels` maps at full resolution. ``bins``: one map as the expectation over
+        `channels` bins between `low` and `high`. ``pooled``: `channels` logits for each image or
+        object.
     channels : int
         Number of output maps, bins or logits.
     classes : tuple[str, ...]
@@ -50,10 +51,11 @@ class HeadSpec:
 class ModelCard:
     """What a model is, how its input is prepared, and how good it was measured to be.
 
-    `diameter_px` is the typical object diameter, in model pixels, that the dense heads were trained at;
-    images are resampled so that their objects have it. ``None``: images are resampled by `zoom` alone
-    (classes that live on absolute size). `normalization` is the JSON form of
-    :class:`dinoscope.arrays.normalize.Normalization`. `tile` is the range of tile sides in model pixels.
+    `diameter_px` is the typical object diameter, in model pixels, that the dense heads were
+    trained at; images are resampled so that their objects have it. ``None``: images are resampled
+    by `zoom` alone (classes that live on absolute size). `normalization` is the JSON form of
+    :class:`dinoscope.arrays.normalize.Normalization`. `tile` is the range of tile sides in model
+    pixels.
     """
 
     name: str

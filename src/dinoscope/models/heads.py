@@ -1,7 +1,8 @@
 """Heads: a convolutional detail branch joined with the tokens, and pooled linear heads.
 
-A patch of 14 pixels is too coarse for cells, so dense outputs combine the tokens with features that a few
-convolutions take from the pixels themselves (the idea of UNETR-type decoders and ViTMatte's detail branch).
+A patch of 14 pixels is too coarse for cells, so dense outputs combine the tokens with features
+that a few convolutions take from the pixels themselves (the idea of UNETR-type decoders and
+ViTMatte's detail branch).
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ class DenseHead(nn.Module):
 class BinsHead(nn.Module):
     """One map: the expectation over uniform bins, as in DINOv2's depth estimators (after AdaBins).
 
-    Weights are linearly normalised ReLU activations; the output is ``(B, 1, Y, X)`` in the head's unit.
+    Weights are linearly normalised ReLU activations; the output is ``(B, 1, Y, X)`` in the head's
+    unit.
     """
 
     centres: Tensor
@@ -118,7 +120,8 @@ def pool_tokens(features: FeatureMap, weights: Tensor | None = None) -> Tensor:
     features : FeatureMap
         Tokens of B tiles.
     weights : Tensor, optional
-        ``(B, h, w)`` share of each patch that belongs to the image or object; all ones when not given.
+        ``(B, h, w)`` share of each patch that belongs to the image or object; all ones when not
+        given.
 
     Returns
     -------

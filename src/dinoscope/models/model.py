@@ -34,7 +34,8 @@ class Model(nn.Module):
         self.card = card
         #: Adapter, as layers or merged (see `dinoscope.models.adapter`).
         self.lora: Lora | None = None
-        #: What identifies the file it was loaded from (``container.model_hash``); empty for a fresh model.
+        #: What identifies the file it was loaded from (``container.model_hash``); empty for a
+        #: fresh model.
         self.digest = ""
         self.backbone = backbone
         self.decoder: DenseDecoder | None = None

@@ -1,7 +1,8 @@
-"""Depth: larger = nearer the objective; SigLoss and a multi-scale gradient loss, as DINOv2's depth heads.
+"""Depth: larger = nearer the objective; SigLoss and a multi-scale gradient loss, as DINOv2's depth
+heads.
 
-SigLoss is the scale-invariant logarithmic loss of Eigen et al. (2014), arXiv:1406.2283, with the weights
-DINOv2 uses; the gradient loss follows MegaDepth (Li & Snavely, 2018, arXiv:1804.00607).
+SigLoss is the scale-invariant logarithmic loss of Eigen et al. (2014), arXiv:1406.2283, with the
+weights DINOv2 uses; the gradient loss follows MegaDepth (Li & Snavely, 2018, arXiv:1804.00607).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Instance segmentation: foreground, centredness, boundary distance and local object size.
 
-Objects are grown from seeds by watershed (see `arrays.decode`), the scheme that micro-sam's automatic
-segmentation made popular; the fourth map tells how large objects are, so that an image can be brought
-to the scale the model was trained at.
+Objects are grown from seeds by watershed (see `arrays.decode`), the scheme that micro-sam's
+automatic segmentation made popular; the fourth map tells how large objects are, so that an image
+can be brought to the scale the model was trained at.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ MAX_LOG_SIZE = 3.0
 
 
 class Instance:
-    """Four maps: three in [0, 1] that become objects, and the logarithm of the local object size."""
+    """Four maps: three in [0, 1] that become objects, and the logarithm of the local object
+    size."""
 
     name = "instance"
     dense = True
@@ -48,7 +49,8 @@ class Instance:
         count = known.sum().clamp_min(1.0)
         cross = F.binary_cross_entropy_with_logits(raw[:, 0], foreground, reduction="none")
         dice = soft_dice(torch.sigmoid(raw[:, 0]) * known, foreground * known)
-        # Both distances matter inside objects; a quarter of the weight keeps the background at zero.
+        # Both distances matter inside objects; a quarter of the weight keeps the background at
+        # zero.
         weight = (known * (0.25 + 0.75 * foreground)).unsqueeze(1)
         distance = (torch.sigmoid(raw[:, 1:3]) - shape).square() * weight
         total = (
