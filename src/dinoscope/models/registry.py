@@ -31,7 +31,7 @@ class BackboneSpec:
         Repository of timm's safetensors, and name of the file as Facebook Research publishes it;
         ``None`` for backbones that are not downloaded.
     source : str
-        ``hub`` (downloaded once), ``packaged`` (ships with dinoscope) or ``random`` (seed 0, tests).
+        ``hub`` (downloaded once), ``packaged`` (ships with dinoscope) or ``random`` (for tests).
     """
 
     name: str
@@ -60,7 +60,7 @@ class BackboneSpec:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """Blocks whose tokens the heads read: the ends of the three thirds, ``(3, 7, 11)`` of 12."""
+        """Blocks whose tokens the heads read: the ends of the thirds, ``(3, 7, 11)`` of 12."""
         return layer_indices(self.depth)
 
     def timm_kwargs(self) -> Mapping[str, Any]:
