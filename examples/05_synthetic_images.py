@@ -36,7 +36,7 @@ def main(output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     sheet = np.zeros((2 * SIDE, len(KINDS) * SIDE, 3), np.uint8)
     for column, kind in enumerate(KINDS):
-        made = make(kind, shape=(SIDE, SIDE), seed=5)
+        made = make(kind, shape=(SIDE, SIDE), seed=5, diameter=28)
         print(f"{kind:12} axes {made.axes}, {made.object_count:3} objects, truths {made.tasks}")
         across = slice(column * SIDE, (column + 1) * SIDE)
         sheet[:SIDE, across] = as_rgb(made.image)
