@@ -119,7 +119,8 @@ def make(
     # The kind's name is part of the seed: seed 0 of two kinds has nothing in common.
     rng = np.random.default_rng([int(seed), zlib.crc32(kind.encode())])
     low, high = DIAMETERS_PX[kind]
-    drawn = float(np.exp(rng.uniform(np.log(low), np.log(min(high, max(shape) / 2.5)))))
+    fitting = max(1.2 * low, min(high, max(shape) / 2.5))
+    drawn = float(np.exp(rng.uniform(np.log(low), np.log(fitting))))
     size = drawn if diameter is None else float(diameter)
     if not 3 <= size <= 4 * max(shape):
         raise InputError(

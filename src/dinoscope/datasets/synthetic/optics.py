@@ -92,7 +92,9 @@ def wide_blur(image: np.ndarray, sigma: float) -> np.ndarray:
     padded = np.pad(image, ((0, -height % step), (0, -width % step)), mode="symmetric")
     rows, columns = padded.shape[0] // step, padded.shape[1] // step
     coarse = padded.reshape(rows, step, columns, step).mean((1, 3), dtype=np.float32)
-    coarse = ndimage.gaussian_filter(coarse, sigma / step, mode="reflect", truncate=2.5)
+    # Averaging and interpolating blur too, by a variance of step² / 4; the Gaussian does the rest.
+    rest = np.sqrt(sigma**2 - step**2 / 4) / step
+    coarse = ndimage.gaussian_filter(coarse, rest, mode="reflect", truncate=2.5)
     up = _linear_matrix(height, rows, step) @ coarse @ _linear_matrix(width, columns, step).T
     return np.asarray(up, dtype=np.float32)
 

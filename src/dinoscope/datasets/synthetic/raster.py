@@ -108,7 +108,7 @@ def paint(ids: np.ndarray, rho: np.ndarray, field: np.ndarray, label: int, y0: i
 
 
 def clean_layout(
-    ids: np.ndarray, rho: np.ndarray, wanted: np.ndarray, *, smallest: float, floor_px: int = 6
+    ids: np.ndarray, rho: np.ndarray, wanted: np.ndarray, *, smallest: float, floor_px: int = 12
 ) -> Layout:
     """Keep the largest 4-connected part of each id, drop what is mostly covered, renumber.
 

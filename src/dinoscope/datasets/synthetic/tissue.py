@@ -105,14 +105,14 @@ def tissue(
 def _populations(rng: np.random.Generator, shape: Shape, diameter: float, cover: float) -> Bodies:
     """Round nuclei in groups, thin stromal ones, small dark round ones, palisades along arcs."""
     share = rng.dirichlet((1.5, 1.0, 0.7, 0.8))
-    groups = []
+    groups: list[Bodies] = []
     plans = (
-        (1.0, 0.2, 0.15, 0.0, int(rng.choice([0, 2, 4]))),
-        (0.75, 0.15, 0.75, 0.7, 0),
-        (0.65, 0.1, 0.05, 0.0, int(rng.choice([0, 2]))),
+        (1.2, 0.2, 0.15, 0.0, int(rng.choice([0, 2, 4]))),
+        (0.95, 0.15, 0.75, 0.7, 0),
+        (0.8, 0.1, 0.05, 0.0, int(rng.choice([0, 2]))),
     )
     for part, (size, spread, elongation, alignment, clusters) in zip(share, plans, strict=False):
-        if part * cover < 0.01:
+        if groups and part * cover < 0.01:
             continue
         radii = draw_radii(
             rng, shape, size * diameter, coverage=float(part * cover), spread=spread, at_most=250
