@@ -36,8 +36,6 @@ def _own_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("DINOSCOPE_CACHE", str(home / "cache"))
         patch.setenv("DINOSCOPE_MODELS", str(home / "models"))
         patch.setenv("HF_HOME", str(home / "huggingface"))
-        patch.delenv("HF_HUB_CACHE", raising=False)
-        patch.setenv("DINOSCOPE_MODELS", str(home / "models"))
         patch.setenv("HF_HUB_CACHE", str(home / "hub-cache"))
         patch.setenv("XDG_CACHE_HOME", str(home / "xdg-cache"))
         patch.setenv("XDG_DATA_HOME", str(home / "xdg-data"))
