@@ -217,6 +217,6 @@ def test_images_are_made_while_a_model_trains(kind: str) -> None:
     """Far above what it takes (15 to 60 ms of one core), so that only a real slowdown fails."""
     make(kind, seed=0)
     start = time.process_time()
-    for seed in range(4):
+    for seed in range(2):
         make(kind, seed=seed)
-    assert (time.process_time() - start) / 4 < 0.4
+    assert (time.process_time() - start) / 2 < 0.4
