@@ -82,6 +82,9 @@ class Batch:
 
     def run(self, paths: Sequence[Path], model: Any, calibration: Calibration | None) -> None:
         """Predict `paths`; an error belongs to its image alone."""
+        # Imported here, so that a broken installation is one error and not one for each image.
+        import dinoscope.engine.predict  # noqa: F401
+
         try:
             for number, path in enumerate(paths, 1):
                 label = f"[{number}/{len(paths)}] {path.name}" if len(paths) > 1 else path.name

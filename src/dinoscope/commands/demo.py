@@ -1,4 +1,4 @@
-"""``dinoscope demo``: every task on the bundled sample images, offline, and one overview picture."""
+"""``dinoscope demo``: every task on the sample images, offline, and one overview picture."""
 
 from __future__ import annotations
 
@@ -183,7 +183,8 @@ def draw_overview(rows: Sequence[Row], path: Path, document: Mapping[str, Any]) 
     """The page with its title and what it cost."""
     from dinoscope.commands.overview import draw
 
-    seconds = sum(document.get("seconds", {}).values())
+    spent = document.get("seconds", {})
+    seconds = spent.get("load", 0.0) + spent.get("total", 0.0) + spent.get("write", 0.0)
     device = document.get("device", "cpu")
     subtitle = f"model {document.get('model')} on {device}, {seconds:.1f} s, no network"
     draw(rows, path, "dinoscope", subtitle)

@@ -52,7 +52,7 @@ def _stretch(values: np.ndarray, low: float, high: float) -> np.ndarray:
     finite = values[np.isfinite(values)]
     bottom, top = np.percentile(finite, [low, high]) if finite.size else (0.0, 1.0)
     scaled = (np.nan_to_num(values, nan=float(bottom)) - bottom) / max(float(top - bottom), 1e-12)
-    return (np.clip(scaled, 0, 1) * 255).round().astype(np.uint8)
+    return np.asarray((np.clip(scaled, 0, 1) * 255).round(), np.uint8)
 
 
 def instances_on(base: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -101,14 +101,14 @@ def features(values: np.ndarray) -> np.ndarray:
     """PCA colours ``(Y, X, 3)`` in [0, 1] as uint8."""
     import numpy as np
 
-    return (np.clip(np.nan_to_num(values), 0, 1) * 255).round().astype(np.uint8)
+    return np.asarray((np.clip(np.nan_to_num(values), 0, 1) * 255).round(), np.uint8)
 
 
 def _dimmed(base: np.ndarray) -> np.ndarray:
     import numpy as np
 
     grey = base.astype(np.float32).mean(axis=-1, keepdims=True)
-    return np.repeat(grey, 3, axis=-1)
+    return np.asarray(np.repeat(grey, 3, axis=-1))
 
 
 def _hues(count: int) -> list[tuple[float, float, float]]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from dinoscope.commands.arguments import (
     LineParser,
@@ -18,12 +18,16 @@ from dinoscope.commands.arguments import (
     build,
 )
 from dinoscope.commands.inputs import make_folder, need_folder
-from dinoscope.commands.report import Report
+from dinoscope.commands.loading import DEFAULT_MODEL, agreed
+from dinoscope.commands.report import Report, duration
 from dinoscope.config import TRAINABLE_TASKS, TrainOptions
-from dinoscope.errors import InputError, UsageError
+from dinoscope.errors import InputError, MissingWeightsError, UsageError
+
+if TYPE_CHECKING:
+    from dinoscope.engine.train import TrainSummary
+    from dinoscope.types import Progress
 
 SUFFIX = ".dinoscope"
-DEFAULT_BASE = "embedded"
 
 
 @dataclass(frozen=True)
@@ -97,7 +101,7 @@ def add_model_flags(parser: LineParser) -> None:
         "--from",
         dest="base",
         metavar="MODEL",
-        help=f"Go on from this model, heads included (default {DEFAULT_BASE}).",
+        help=f"Go on from this model, heads included (default {DEFAULT_MODEL}).",
     )
     model.add_argument(
         "--download",
@@ -121,6 +125,7 @@ def add_model_flags(parser: LineParser) -> None:
     add_option(how, TrainOptions, "seed", "--seed", int, "N")
     add_option(how, TrainOptions, "device", "--device")
     add_option(how, TrainOptions, "threads", "--threads", int, "N")
+    add_option(how, TrainOptions, "include_backbone", "--include-backbone")
     add_option(how, TrainOptions, "resume", "--resume")
 
 
@@ -142,8 +147,10 @@ def run(args: argparse.Namespace, report: Report) -> int:
             raise InputError(
                 f"labels {str(source.labels)!r} do not exist", expected="a folder or CSV"
             )
+    base: str = args.backbone or args.base or DEFAULT_MODEL
+    warn_of_leaks(base, args.exclude or (), report)
     make_folder(str(output.parent))
-    return fit(args, report, options, kept, kept_validation, output)
+    return fit(args, report, options, kept, kept_validation, output, base)
 
 
 def fit(
@@ -153,8 +160,9 @@ def fit(
     sources: Sequence[Folders],
     validation: Sequence[Folders],
     output: Path,
+    base: str,
 ) -> int:
-    """Drive the engine's generator to its end."""
+    """Run the training and tell what came of it."""
     from dinoscope.engine.dataset import sources_from_folders
     from dinoscope.engine.train import train
 
@@ -163,27 +171,70 @@ def fit(
     val_data = [
         sources_from_folders(s.images, s.labels, s.task, axes=args.axes) for s in validation
     ]
-    base: str = args.backbone or args.base or DEFAULT_BASE
-    events = train(train_data, options, base=base, output=output, val_sources=val_data)
+    new_heads = args.backbone is not None
+
+    def attempt(allow_download: bool) -> TrainSummary:
+        events = train(
+            train_data,
+            options,
+            output=output,
+            base=base,
+            val_sources=val_data,
+            new_heads=new_heads,
+            allow_download=allow_download,
+        )
+        return drive(events, report)
+
     try:
-        while True:
-            event = next(events)
-            tell(event, report)
-    except StopIteration as stop:
-        summary: Any = stop.value
-    finally:
-        events.close()
-    report.document["seconds"] = {"total": time.perf_counter() - started}
-    report.document["summary"] = summary
-    report.document["outputs"] = [str(output)]
-    report.result(f"{output}")
+        summary = attempt(args.download)
+    except MissingWeightsError as missing:
+        if args.download or not agreed(f"{missing.what}. Download them now?"):
+            raise
+        summary = attempt(True)
+    for note in summary.notes:
+        report.note(note)
+    report.document.update(
+        outputs=[summary.output],
+        model=output.stem,
+        model_hash=summary.model_hash,
+        device=summary.device,
+        tasks=summary.tasks,
+        seconds={"train": summary.seconds, "total": time.perf_counter() - started},
+        scores=summary.scores,
+        before=summary.before,
+        steps=summary.steps,
+        training_images=summary.training_images,
+        validation_images=summary.validation_images,
+        history=summary.history,
+    )
+    report.result(
+        f"{summary.output}: {summary.steps} steps on {summary.training_images} images "
+        f"in {duration(summary.seconds)}"
+    )
+    for name, score in summary.scores.items():
+        if name == "score":  # the mean that the best checkpoint is chosen by
+            continue
+        was = f" (before: {summary.before[name]:.4f})" if name in summary.before else ""
+        report.result(f"  {name}  {score:.4f}{was}")
     return 0
 
 
-def tell(event: Any, report: Report) -> None:
+def drive(events: Generator[Progress, None, TrainSummary], report: Report) -> TrainSummary:
+    """Run a training to its end, showing how it goes."""
+    try:
+        while True:
+            tell(next(events), report)
+    except StopIteration as stop:
+        summary: TrainSummary = stop.value
+        return summary
+    finally:
+        events.close()
+
+
+def tell(event: Progress, report: Report) -> None:
     """Show the loss as it goes; a validation is a line that stays."""
     values = dict(event.values)
-    scores = {name: value for name, value in values.items() if name.startswith("val_")}
+    scores = {n: v for n, v in values.items() if n.startswith("val_") and n != "val_score"}
     if scores:
         shown = ", ".join(f"{name[4:]} {value:.4g}" for name, value in scores.items())
         report.say(f"validation ({event.message or event.step}): {shown}")
@@ -249,3 +300,17 @@ def exclude(
             left_out = ", ".join(str(s.images) for s in hit) or "nothing (no such folder)"
             report.note(f"--exclude {name} leaves out {left_out}")
     return kept
+
+
+def warn_of_leaks(base: str, names: Sequence[str], report: Report) -> None:
+    """Say where the base model itself was trained on a set that is to be left out."""
+    from dinoscope.models.catalog import inspect
+
+    if not names or not (base.endswith(SUFFIX) or Path(base).suffix == ""):
+        return
+    for name in names:
+        if any(name.casefold() in data.casefold() for data in inspect(base).data):
+            report.note(
+                f"the base model {base!r} was itself trained on {name}; "
+                "begin with another --from, or with --backbone"
+            )
