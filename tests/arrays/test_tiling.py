@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -45,7 +46,7 @@ def test_tiles_cover_the_image_in_whole_patches_with_the_margin(
         assert side >= 8 * patch or len(starts) > 1
         assert starts[0] == 0
         assert all(s % patch == 0 for s in starts)
-        assert all(a + side - b >= margin for a, b in zip(starts, starts[1:], strict=False))
+        assert all(a + side - b >= margin for a, b in itertools.pairwise(starts))
         assert starts[-1] + side == grid.padded_shape[axis] >= length
         assert len(starts) == 1 or length > starts[-1]
     assert len(set(grid.tiles)) == len(grid.tiles)

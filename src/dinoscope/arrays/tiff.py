@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import re
 import threading
 import weakref
 import xml.etree.ElementTree as ElementTree
@@ -27,7 +28,11 @@ MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 #: Tiled pages of more pixels (slide scanners) are read tile by tile, through zarr.
 CHUNKED_PIXELS = 2**26
 #: What tifffile logs, and then goes on with fewer pages than the file should have.
-_BROKEN = ("invalid page offset", "invalid offset to page", "failed to reshape")
+_BROKEN = re.compile(
+    "invalid page offset|invalid offset to page|failed to reshape"
+    # ... or without its description, or without the places of its pixels.
+    "|TiffTag (270|273|279|324|325) .*invalid value offset"
+)
 
 
 def open_tiff(path: Path) -> tuple[ArrayLike, str | None, dict[str, float]]:
@@ -63,8 +68,7 @@ def open_tiff(path: Path) -> tuple[ArrayLike, str | None, dict[str, float]]:
         except BaseException:
             file.close()
             raise
-        broken = [text for text in complaints if any(mark in text for mark in _BROKEN)]
-        if broken:
+        if any(_BROKEN.search(text) for text in complaints):
             if isinstance(data, TiffPages):
                 data.close()
             raise _truncated(path)
@@ -76,8 +80,8 @@ def open_tiff(path: Path) -> tuple[ArrayLike, str | None, dict[str, float]]:
 class TiffPages:
     """The pages of a TIFF series as one array that is read page by page.
 
-    Understands integers and slices, as :func:`dinoscope.arrays.axes.read_plane` asks them. The page
-    read last is kept, because channels and regions of a page are often asked for one after another.
+    Understands integers, slices and ``...``. The page read last is kept, because channels and
+    regions of a page are often asked for one after another.
     """
 
     def __init__(
@@ -99,9 +103,11 @@ class TiffPages:
 
     def __getitem__(self, key: Any, /) -> np.ndarray:
         keys = key if isinstance(key, tuple) else (key,)
-        keys += (slice(None),) * (self.ndim - len(keys))
+        missing = (slice(None),) * (self.ndim - sum(k is not Ellipsis for k in keys))
+        at = keys.index(Ellipsis) if Ellipsis in keys else len(keys)
+        keys = keys[:at] + missing + keys[at + 1 :]
         if not all(isinstance(k, (int, np.integer, slice)) for k in keys):
-            raise TypeError(f"index is {key!r}; integers and slices are understood")
+            raise TypeError(f"index is {key!r}; integers, slices and ... are understood")
         lead, rest = keys[: self._lead], keys[self._lead :]
         ranges = [
             range(n)[k] if isinstance(k, slice) else [range(n)[k]]
