@@ -129,12 +129,18 @@ class Backbone(nn.Module):
         return self.run_blocks(self.embed(x), grid)
 
 
-def build_backbone(spec: BackboneSpec, *, layers: tuple[int, ...] | None = None) -> Backbone:
-    """A randomly initialised backbone with the architecture of `spec`.
+def build_backbone(
+    spec: BackboneSpec, *, layers: tuple[int, ...] | None = None, empty: bool = False
+) -> Backbone:
+    """A backbone with the architecture of `spec`, randomly initialised.
 
     DINOv2 was trained at ``spec.image_size``; other tile sizes resample the position embedding.
+    With `empty`, nothing is drawn (seconds, for the larger ones): every weight must be loaded.
     """
     import timm
 
-    vit = timm.create_model(spec.timm_id, **spec.timm_kwargs())
+    with torch.device("meta" if empty else "cpu"):
+        vit = timm.create_model(spec.timm_id, **spec.timm_kwargs())
+    if empty:
+        vit.to_empty(device="cpu")
     return Backbone(spec, vit, layers or spec.layers)

@@ -23,7 +23,7 @@ from dinoscope.models.catalog import (
 from dinoscope.models.container import model_hash, update_card
 from dinoscope.models.device import pick_device, torch
 from dinoscope.models.model import Model
-from dinoscope.models.registry import BackboneSpec, get_spec
+from dinoscope.models.registry import BackboneSpec
 from dinoscope.models.weights import (
     BACKBONE_SUFFIXES,
     fill_backbone,
@@ -196,23 +196,26 @@ def _pack(tensor: Tensor, half: bool) -> np.ndarray:
 
 
 def _load_backbone(spec: BackboneSpec, source: _Source) -> Model:
-    model = Model.fresh(spec.name, seed=0)
+    if spec.source == "random":
+        return _as_bare(Model.fresh(spec.name, seed=0))
     if spec.source == "packaged":  # its file would have been located
         raise MissingWeightsError(
             f"the packaged weights {packaged_file(spec).name!r} are not in this installation",
             hint="Install napari-dinoscope again.",
         )
-    if spec.source == "hub":
-        files = source.files(spec)
-        if not files:
-            raise hub.missing_weights(spec)
-        fill_backbone(model.backbone, read_backbone_file(files[0]), files[0].name)
-    return _as_bare(model)
+    files = source.files(spec)
+    if not files:
+        raise hub.missing_weights(spec)
+    return _from_backbone_file(spec, files[0], read_backbone_file(files[0]))
 
 
 def _load_backbone_file(path: Path) -> Model:
     state = read_backbone_file(path)
-    model = Model.fresh(identify(state, path.name).name)
+    return _from_backbone_file(identify(state, path.name), path, state)
+
+
+def _from_backbone_file(spec: BackboneSpec, path: Path, state: Mapping[str, Tensor]) -> Model:
+    model = Model.from_card(backbone_card(spec))
     fill_backbone(model.backbone, state, path.name)
     return _as_bare(model)
 
@@ -299,7 +302,7 @@ def _fill_base(model: Model, path: Path, source: _Source) -> None:
         state = {n: torch.from_numpy(a).float() for n, a in tensors.items()}
         _fill(model.backbone.vit, _part(state, _VIT), packaged)
     else:
-        base = Model.fresh(get_spec(spec.name).name, seed=0)
+        base = Model.fresh(spec.name, seed=0)
         model.backbone.vit.load_state_dict(base.backbone.vit.state_dict())
     found = state_digest(model.backbone.vit.state_dict())
     if found != wanted:

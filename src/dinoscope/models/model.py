@@ -70,9 +70,9 @@ class Model(nn.Module):
 
     @classmethod
     def from_card(cls, card: ModelCard) -> Model:
-        """A model of the card's architecture; its weights are still to be loaded."""
+        """A model of the card's architecture; all of its weights must still be loaded."""
         spec = get_spec(card.backbone)
-        return cls(card, build_backbone(spec, layers=card.layers or None))
+        return cls(card, build_backbone(spec, layers=card.layers or None, empty=True))
 
     def add_head(self, task: str, spec: HeadSpec) -> None:
         """Add or replace the head of `task`; a dense head brings the shared decoder with it."""
