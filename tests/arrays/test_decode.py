@@ -208,8 +208,8 @@ def test_slider_moves_stay_live_at_a_thousand_squared() -> None:
     kept = basins(maps)
     seconds = []
     for threshold in (0.3, 0.5, 0.7):
-        start = time.perf_counter()
+        start = time.process_time()
         found = decode_instances(maps, InstanceOptions(threshold=threshold), kept)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
         assert found.max() > 450
-    assert min(seconds) < 0.15  # some 35 ms on a laptop core
+    assert min(seconds) < 0.15  # CPU time; some 35 ms

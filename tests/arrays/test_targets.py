@@ -111,10 +111,10 @@ def test_crop_with_sixty_objects_takes_milliseconds() -> None:
         cy, cx, r = *rng.uniform(5, 219, 2), rng.uniform(6, 14)
         ids[((y - cy) ** 2 + (x - cx) ** 2 < r * r) & (ids == 0)] = label
     best = min(_seconds(ids) for _ in range(5))
-    assert best < 0.04  # 6 ms on a laptop; the bound leaves room for a busy machine
+    assert best < 0.04  # CPU time; some 6 ms
 
 
 def _seconds(ids: np.ndarray) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     instance_targets(ids)
-    return time.perf_counter() - start
+    return time.process_time() - start
