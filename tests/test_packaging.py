@@ -109,8 +109,14 @@ def test_everything_the_package_imports_is_declared(project: dict[str, Any]) -> 
     )
     distribution_of = {"PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-learn"}
     declared = names(project["dependencies"]) | names(project["optional-dependencies"]["all"])
-    # Brought by those we declare, and used only where they are present or part of their interface.
-    through = {"certifi": "huggingface_hub", "triton": "torch", "npe2": "napari", "dask": "napari", "pandas": "napari"}
+    # Brought by those we declare, and used only where they are there.
+    through = {
+        "certifi": "huggingface_hub",
+        "triton": "torch",
+        "npe2": "napari",
+        "dask": "napari",
+        "pandas": "napari",
+    }
     undeclared = {
         name
         for name in outside
