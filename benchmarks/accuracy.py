@@ -56,6 +56,5 @@ def main_rows(data: Path | None) -> Iterator[Row]:
             *("--predictions", str(folder / "out"), "--truth", str(folder / "labels")),
             *("--task", "instance"),
         )
-        scores = scores.get("scores", scores)
         yield Row("dsb2018 dev-val, mean per-image AP@0.5 (more)", scores["ap50"], must=0.72)
         yield Row("dsb2018 dev-val, mean AP 0.5:0.95 (more)", scores["map"])
