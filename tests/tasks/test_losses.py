@@ -1,0 +1,84 @@
+"""Losses fall when outputs approach the truth, and unknown pixels count for nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dinoscope.models.device import import_torch
+
+torch = import_torch()
+
+from dinoscope.tasks.base import task  # noqa: E402
+
+
+def _ids() -> np.ndarray:
+    ids = np.zeros((28, 28), np.int32)
+    ids[3:12, 3:12] = 1
+    ids[12:22, 5:15] = 2
+    return ids
+
+
+TRUTHS = {
+    "instance": _ids(),
+    "semantic": (_ids() > 0).astype(np.uint8),
+    "depth": np.linspace(0, 1, 28 * 28, dtype=np.float32).reshape(28, 28),
+}
+
+
+@pytest.mark.parametrize("name", ["instance", "semantic", "depth"])
+def test_descending_the_loss_reaches_the_truth(name: str) -> None:
+    unit = task(name)
+    target = torch.from_numpy(unit.targets(TRUTHS[name], 0.5))[None]
+    channels = {"instance": 4, "semantic": 2, "depth": 1}[name]
+    raw = torch.full((1, channels, 28, 28), 0.3, requires_grad=True)
+    optimizer = torch.optim.Adam([raw], lr=0.02 if name == "depth" else 0.2)
+    first = float(unit.loss(raw, target, {}).detach())
+    for _ in range(160):
+        optimizer.zero_grad()
+        loss = unit.loss(raw, target, {})
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 0.25 * first
+    maps = unit.activate(raw.detach())[0].numpy()
+    if name == "instance":
+        assert np.array_equal(maps[0] > 0.5, TRUTHS[name] > 0)
+        assert abs(np.median(maps[3][TRUTHS[name] > 0]) - 0.5) < 0.1
+    elif name == "semantic":
+        assert np.array_equal(maps.argmax(0), TRUTHS[name])
+    else:
+        assert np.abs(maps[0] - TRUTHS[name]).mean() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("name", "unknown"), [("instance", -1), ("semantic", 255), ("depth", np.nan)]
+)
+def test_unknown_pixels_get_no_gradient(name: str, unknown: float) -> None:
+    truth = TRUTHS[name].copy()
+    truth[:, 14:] = unknown
+    unit = task(name)
+    target = torch.from_numpy(unit.targets(truth, None))[None]
+    raw = torch.zeros(1, {"instance": 4, "semantic": 2, "depth": 1}[name], 28, 28) + 0.5
+    raw.requires_grad_(True)
+    unit.loss(raw, target, {}).backward()
+    assert raw.grad is not None
+    assert raw.grad[..., 14:].abs().max() == 0
+    assert raw.grad[..., :14].abs().max() > 0
+
+
+@pytest.mark.parametrize("name", ["semantic", "depth"])
+def test_a_crop_without_any_truth_has_loss_zero(name: str) -> None:
+    unit = task(name)
+    truth = np.full((1, 14, 14), 255 if name == "semantic" else np.nan, np.float32)
+    target = torch.from_numpy(truth.astype(np.int64) if name == "semantic" else truth)
+    raw = torch.rand(1, 2 if name == "semantic" else 1, 14, 14, requires_grad=True)
+    assert float(unit.loss(raw, target, {}).detach()) == 0
+
+
+def test_class_weights_change_the_loss_and_smoothing_bounds_it() -> None:
+    unit = task("classification")
+    raw = torch.tensor([[4.0, 0.0], [4.0, 0.0]])
+    target = torch.tensor([0, 1])
+    plain = float(unit.loss(raw, target, {"label_smoothing": 0}))
+    weighted = float(unit.loss(raw, target, {"label_smoothing": 0, "class_weights": [0.1, 1.0]}))
+    assert weighted > plain > 1
