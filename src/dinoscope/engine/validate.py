@@ -81,9 +81,9 @@ class Validator:
                 counted = confusion_matrix(truth, maps["semantic"].argmax(0), len(maps["semantic"]))
                 confusion = counted if confusion is None else confusion + counted
             if "depth" in maps:
-                depth.append(
-                    depth_scores(_window(np.asarray(image.targets["depth"])), maps["depth"][0])
-                )
+                truth = _window(np.asarray(image.targets["depth"]))
+                if np.isfinite(truth).any():
+                    depth.append(depth_scores(truth, maps["depth"][0]))
             if vector is not None:
                 logits = model.decode_pooled(torch.from_numpy(vector).to(self.device))
                 said.append(str(int(logits.argmax(1)[0])))

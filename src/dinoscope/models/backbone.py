@@ -85,7 +85,7 @@ class Backbone(nn.Module):
         self.spec = spec
         self.vit: Any = vit
         self.layers = layers
-        for block in self.vit.blocks:
+        for block in vit.blocks:  # type: ignore[union-attr]
             block.attn = _CpuAttention(block.attn)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)

@@ -93,17 +93,9 @@ class ModelCard:
         """
         known = {f.name for f in dataclasses.fields(cls)}
         kept = {k: v for k, v in values.items() if k in known}
-        head_fields = {f.name for f in dataclasses.fields(HeadSpec)}
         try:
             kept["heads"] = {
-                task: HeadSpec(
-                    **{
-                        k: tuple(v) if k == "classes" else v
-                        for k, v in spec.items()
-                        if k in head_fields
-                    }
-                )
-                for task, spec in dict(kept.get("heads", {})).items()
+                task: _head(spec) for task, spec in dict(kept.get("heads", {})).items()
             }
             for name in ("layers", "channels", "tile", "data", "notes"):
                 if name in kept:
@@ -119,3 +111,11 @@ class ModelCard:
     def replace(self, **changes: Any) -> ModelCard:
         """A copy with some entries changed."""
         return dataclasses.replace(self, **changes)
+
+
+def _head(entries: Mapping[str, Any]) -> HeadSpec:
+    known = {f.name for f in dataclasses.fields(HeadSpec)}
+    values: dict[str, Any] = {k: v for k, v in entries.items() if k in known}
+    if "classes" in values:
+        values["classes"] = tuple(values["classes"])
+    return HeadSpec(**values)
