@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from dinoscope.commands.arguments import (
 )
 from dinoscope.commands.inputs import check_not_overwriting, make_folder
 from dinoscope.commands.report import Report
-from dinoscope.errors import AxesError, InputError, UsageError
+from dinoscope.errors import AxesError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,10 +69,20 @@ class FocusStack:
         Position along the other plane axes, by letter.
     channels : tuple of int
         Channels to average; empty for all.
+    told : callable
+        Told the number of each slice that is read.
     """
 
-    def __init__(self, image: ImageInput, index: dict[str, int], channels: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        image: ImageInput,
+        index: dict[str, int],
+        channels: tuple[int, ...],
+        told: Callable[[int], None],
+    ) -> None:
         import numpy as np
+
+        self._told = told
 
         self._image = image
         self._index = index
@@ -92,6 +103,7 @@ class FocusStack:
         position = {**self._index, "Z": range(len(self))[z]}
         index = tuple(position[axis] for axis in self._image.plane_axes)
         plane = read_plane(self._image, index, channels=self._channels)
+        self._told(position["Z"])
         return np.asarray(plane.mean(axis=0, dtype=np.float32))
 
 
@@ -195,11 +207,13 @@ def write_maps(
             for kind, target in paths.items()
         }
         for number, position in enumerate(np.ndindex(*outer_shape)):
-            report.progress("height map", number, total)
             started = time.perf_counter()
-            slices = FocusStack(image, dict(zip(outer, position, strict=True)), channels)
-            if len(slices) < 3:
-                raise InputError(f"the stack has {len(slices)} slices", expected="at least 3")
+            first = number * image.size("Z")
+
+            def told(z: int, first: int = first) -> None:
+                report.progress("height map: slice", first + z + 1, total * image.size("Z"))
+
+            slices = FocusStack(image, dict(zip(outer, position, strict=True)), channels, told)
             maps = height_map(slices, step_um=step_um)
             computed = time.perf_counter()
             for kind, writer in writers.items():

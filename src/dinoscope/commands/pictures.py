@@ -92,7 +92,7 @@ def heights(values: np.ndarray) -> np.ndarray:
     table = np.stack(
         [np.interp(np.arange(256), positions, anchors[:, c]) for c in range(3)], axis=1
     )
-    picture = table[level].round().astype(np.uint8)
+    picture: np.ndarray = table[level].round().astype(np.uint8)
     picture[~np.isfinite(values)] = 128
     return picture
 

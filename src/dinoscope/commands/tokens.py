@@ -58,8 +58,7 @@ def describe_tokens(patch_tokens: np.ndarray, cls_token: np.ndarray) -> dict[str
     norms = np.linalg.norm(rows, axis=1)
     mean = rows.mean(axis=0)
     lengths = np.maximum(norms * np.linalg.norm(mean), 1e-12)
-    variances = np.clip(np.linalg.eigvalsh(np.cov(rows, rowvar=False)), 0, None)
-    spread = float(variances.sum())
+    covariance = np.atleast_2d(np.cov(rows, rowvar=False))
     return {
         "grid": patch_tokens.shape[1:],
         "mean": float(rows.mean()),
@@ -69,6 +68,7 @@ def describe_tokens(patch_tokens: np.ndarray, cls_token: np.ndarray) -> dict[str
         "norm_max": float(norms.max()),
         "cls_norm": float(np.linalg.norm(cls_token.astype(np.float64))),
         "cosine_to_mean": float((rows @ mean / lengths).mean()),
-        "effective_rank": spread**2 / max(float((variances**2).sum()), 1e-300),
+        # (Sum of the eigenvalues)² over the sum of their squares, from the matrix itself.
+        "effective_rank": float(np.trace(covariance) ** 2 / max((covariance**2).sum(), 1e-300)),
         "finite": bool(np.isfinite(rows).all() and np.isfinite(cls_token).all()),
     }
