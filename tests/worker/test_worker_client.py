@@ -538,6 +538,37 @@ def test_an_idle_worker_that_is_killed_is_noticed_and_replaced(client: WorkerCli
     assert client.submit("echo", {"n": 1}).wait(20).data == {"n": 1}
 
 
+@posix
+def test_a_job_submitted_before_the_death_was_noticed_runs_in_the_next_worker(
+    client: WorkerClient,
+) -> None:
+    client.submit("echo").wait(20)
+    assert client.pid is not None
+    os.kill(client.pid, signal.SIGSTOP)  # it takes the job but never begins it
+    job = client.submit("echo", {"n": 2})
+    os.kill(client.pid, signal.SIGKILL)
+    assert job.wait(20).data == {"n": 2}
+
+
+@posix
+def test_a_worker_that_always_dies_by_itself_is_not_started_for_ever(
+    make_client: Callable[..., WorkerClient], tmp_path: Path
+) -> None:
+    dying = tmp_path / "dying.py"
+    dying.write_text(
+        "import os, threading\n"
+        "threading.Timer(0.3, os._exit, [5]).start()\n"
+        "from dinoscope.worker.jobs import JobKind\n"
+        "import time; JOBS = {}\n"
+        "from dinoscope.worker import service\n"
+        "service.Service._take = lambda *a: None\n"
+    )
+    client = make_client(job_modules=[dying])
+    error = client.submit("echo").wait(20).data["error"]
+    assert re.search(r"stopped \(exit status 5\)", str(error))
+    assert client.state == "stopped"
+
+
 def test_no_block_stays_after_kills_in_the_middle_of_transfers(client: WorkerClient) -> None:
     image = ImageInput(np.ones((3, 900, 900), np.float32), "ZYX")
     for delay_s in (0.0, 0.01, 0.03):
@@ -565,7 +596,7 @@ def test_no_block_stays_after_kills_in_the_middle_of_transfers(client: WorkerCli
 def test_processes_of_a_job_end_with_it(how: str, client: WorkerClient) -> None:
     events = Events()
     job = client.submit("with_child", on_event=events)
-    child = int(events.wait_for("progress").data["child"])
+    child = int(events.wait_for("progress", timeout_s=30).data["child"])
     assert client.pid is not None
     began = time.monotonic()
     if how == "cancelled":

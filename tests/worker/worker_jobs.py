@@ -93,11 +93,19 @@ def fail(context: JobContext) -> dict[str, Any]:
     raise RuntimeError("something odd")
 
 
+def _report_and_sleep(pipe: Any) -> None:
+    pipe.send(os.getpid())
+    time.sleep(60)
+
+
 def with_child(context: JobContext) -> Iterator[Any]:
     """Has a process of its own, as a data loader does, and does not obey."""
-    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,), daemon=True)
-    child.start()
-    yield Event("progress", {"child": child.pid})
+    fork = multiprocessing.get_context("fork")
+    here, there = fork.Pipe()
+    fork.Process(target=_report_and_sleep, args=(there,), daemon=True).start()
+    if not here.poll(20):
+        raise TimeoutError("the forked process hangs")
+    yield Event("progress", {"child": here.recv()})
     time.sleep(60)
 
 

@@ -279,6 +279,7 @@ class WorkerClient:
             if process is not self._process:
                 return
             self._process = None
+            never_ran = problem is not None
             if problem is None:
                 problem = WorkerError(
                     f"the worker process stopped ({reason})",
@@ -286,10 +287,12 @@ class WorkerClient:
                 )
             failure = {"error": problem, "traceback": process.last_words()}
             jobs = list(self._jobs.values())
-            # A worker that died on a job fails that job; the others go to the next worker. One
-            # that died by itself would do so again, so it fails all.
-            begun = [job for job in jobs if job.id in process.running] or jobs
-            for job in begun:
+            # A worker that died on a job fails that job; the others go to the next worker. Where
+            # it died by itself, once more is enough to know that it would do so again.
+            failed = [job for job in jobs if job.id in process.running]
+            if not failed:
+                failed = [job for job in jobs if never_ran or job.tries >= 2]
+            for job in failed:
                 if job.cancel_asked:
                     self._end(job, "cancelled", {})
                 else:
@@ -307,6 +310,7 @@ class WorkerClient:
             self._end(job, "error", {"error": as_worker_error(error), "traceback": ""})
         else:
             job.sent_to = process
+            job.tries += 1
 
     def _cancel(self, job: Job) -> None:
         with self._lock:

@@ -46,6 +46,7 @@ class Job:
         self._cancel = cancel
         # The client alone sets these, under its lock.
         self.sent_to: WorkerProcess | None = None
+        self.tries = 0
         self.cancel_asked = False
         self.finished = False
         self._delivered = threading.Event()

@@ -62,8 +62,10 @@ class WorkerProcess:
         self._log_start = 0
         self._popen: subprocess.Popen[bytes] | None = None
         self._connection: Connection[Any, Any] | None = None
+        self._writer: threading.Thread | None = None
         self._lock = threading.Lock()
         self._killed = False
+        self._reaped = False
         self._outbox: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
 
     def launch(self, session: Session) -> None:
@@ -86,7 +88,8 @@ class WorkerProcess:
             raise
         except Exception as error:
             raise self._start_error(f"{error}") from error
-        threading.Thread(target=self._write, name="dinoscope-writer", daemon=True).start()
+        self._writer = threading.Thread(target=self._write, name="dinoscope-writer", daemon=True)
+        self._writer.start()
 
     def _spawn(self, log_path: Path) -> subprocess.Popen[bytes]:
         # -P: a file called torch.py in the user's folder must not replace the library.
@@ -169,7 +172,11 @@ class WorkerProcess:
             There is no room to hand over the arrays in `body`.
         """
         packed = pack(body, self._blocks)
-        self._outbox.put((verb, job, packed.to_wire()))
+        with self._lock:
+            if not self._reaped:
+                self._outbox.put((verb, job, packed.to_wire()))
+                return
+        packed.discard()  # written after remove_blocks() looked
 
     def _write(self) -> None:
         while (message := self._outbox.get()) is not None and self._connection is not None:
@@ -195,7 +202,11 @@ class WorkerProcess:
         """Wait for the end of a process whose pipe has closed, clean up, say how it ended."""
         self.connected = False
         reason = self._exit_reason()
-        self._outbox.put(None)
+        with self._lock:
+            self._reaped = True
+            self._outbox.put(None)
+        if self._writer is not None:
+            self._writer.join(timeout=1)  # before its file is closed under it
         if self._connection is not None:
             self._connection.close()
         if self._popen is not None:
