@@ -17,9 +17,13 @@ from dinoscope.types import ImageInput
 #: Zooms beyond these do not help any more.
 ZOOM_RANGE = (1 / 16, 8.0)
 #: Scales tried first when the diameter is unknown; the size map tells where to go from there.
-TRIED_ZOOMS = (1.0, 2.0, 0.5)
-#: A size further than this from the training size (in octaves) is looked at again after zooming.
-TRUSTED_OCTAVES = 0.5
+FIRST_ZOOMS = (1.0, 2.0, 0.5)
+#: A size this close to the training size (in octaves) needs no further look.
+CLOSE_OCTAVES = 0.15
+#: Looks at most, each at the scale that the one before suggested.
+LOOKS = 4
+#: Side of what is looked at, in tiles.
+SEEN_TILES = 2
 #: Fewer foreground pixels than this share of the plane tell nothing about size.
 LEAST_FOREGROUND = 0.002
 
@@ -92,31 +96,33 @@ def _clipped(zoom: float) -> float:
 def estimate_diameter(prepared: Prepared, runner: Runner) -> float | None:
     """Typical object diameter in image pixels, or None where no object is seen.
 
-    The instance head's size map is read off at a few scales in the middle of the middle plane; the
-    scale whose objects look most like training objects wins, and is refined once.
+    The instance head's size map is read off in the middle of the middle plane, first at a few
+    scales until objects are seen, then at the scale that each look suggests, until the objects look
+    like training objects. The look that came closest counts.
     """
     target = runner.model.card.diameter_px
     if not target:
         return None
-    index = sample_indices(prepared.image, 3)[-1 if prepared.image.plane_shape == () else 1 % 3]
-    best: tuple[float, float] | None = None  # distance in octaves, diameter
-    tried: set[float] = set()
-    queue = list(TRIED_ZOOMS)
-    while queue:
-        zoom = queue.pop(0)
-        if any(abs(np.log2(zoom / t)) < 0.15 for t in tried):
-            continue
-        tried.add(zoom)
+    sampled = sample_indices(prepared.image, 3)
+    index = sampled[len(sampled) // 2]
+    zoom, octaves = 1.0, None
+    for first in FIRST_ZOOMS:
+        octaves = _seen_size(prepared, runner, index, first)
+        zoom = first
+        if octaves is not None:
+            break
+    if octaves is None:
+        return None
+    best = (abs(octaves), zoom, octaves)
+    for _ in range(LOOKS - 1):
+        if abs(octaves) <= CLOSE_OCTAVES:
+            break
+        zoom = _clipped(zoom * 2**-octaves)
         octaves = _seen_size(prepared, runner, index, zoom)
         if octaves is None:
-            continue
-        diameter = target * 2**octaves / zoom
-        if best is None or abs(octaves) < best[0]:
-            best = (abs(octaves), diameter)
-        if abs(octaves) <= TRUSTED_OCTAVES:
             break
-        queue = [_clipped(target / diameter)] + (queue if len(tried) < 4 else [])
-    return None if best is None else float(best[1])
+        best = min(best, (abs(octaves), zoom, octaves))
+    return float(target * 2 ** best[2] / best[1])
 
 
 def _seen_size(
@@ -124,7 +130,7 @@ def _seen_size(
 ) -> float | None:
     """Median of the size map over foreground, in octaves from the training diameter."""
     height, width = scaled_shape(prepared.shape, zoom)
-    side = runner.model.card.tile[1]
+    side = SEEN_TILES * runner.model.card.tile[1]
     y0, x0 = max(0, (height - side) // 2), max(0, (width - side) // 2)
     window = (y0, x0, min(height, y0 + side), min(width, x0 + side))
     maps = runner.dense_maps(prepared.pixels(index, zoom, window), ["instance"])["instance"]
