@@ -81,6 +81,12 @@ class InstanceOptions:
     min_size_px: int = option(
         12, "Objects of fewer pixels are dropped.", low=0, high=10_000_000, unit="px"
     )
+    min_size_share: float = option(
+        0.15,
+        "Objects smaller than this share of the typical object's area are dropped.",
+        low=0,
+        high=1,
+    )
     remove_border: bool = option(False, "Drop objects that touch the border of the image.")
     fill_holes: bool = option(True, "Fill holes inside objects.")
 

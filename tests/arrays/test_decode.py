@@ -112,9 +112,19 @@ def test_objects_below_the_smallest_size_are_dropped() -> None:
     ids = np.zeros((40, 40), int)
     ids[2:5, 2:6], ids[20:30, 20:30] = 1, 2  # 12 and 100 pixels
     maps = maps_of(ids)
-    assert decode_instances(maps, InstanceOptions(min_size_px=12)).max() == 2
-    assert decode_instances(maps, InstanceOptions(min_size_px=13)).max() == 1
-    assert decode_instances(maps, InstanceOptions(min_size_px=101)).max() == 0
+    assert decode_instances(maps, InstanceOptions(min_size_share=0, min_size_px=12)).max() == 2
+    assert decode_instances(maps, InstanceOptions(min_size_share=0, min_size_px=13)).max() == 1
+    assert decode_instances(maps, InstanceOptions(min_size_share=0, min_size_px=101)).max() == 0
+
+
+def test_specks_are_dropped_by_their_share_of_the_typical_area() -> None:
+    ids = np.zeros((60, 60), int)
+    ids[2:6, 2:7], ids[20:30, 20:30], ids[35:45, 20:30] = 1, 2, 3  # 20, 100 and 100 pixels
+    maps = maps_of(ids)
+    assert decode_instances(maps, InstanceOptions(min_size_share=0.19)).max() == 3
+    assert decode_instances(maps, InstanceOptions(min_size_share=0.25)).max() == 2
+    alone = np.where(ids == 1, 1, 0)  # nothing larger around: it is the typical object
+    assert decode_instances(maps_of(alone), InstanceOptions(min_size_share=0.9)).max() == 1
 
 
 def test_border_objects_are_dropped_only_when_asked() -> None:

@@ -61,7 +61,8 @@ def decode_instances(
     maps : (3, Y, X) uint8
         Foreground probability, centredness and boundary distance, each times 255.
     options : InstanceOptions, optional
-        Threshold, smallest size, border objects, holes.
+        Threshold, smallest size (in pixels, and as a share of the typical area), border objects,
+        holes.
     basins : (Y, X) int32, optional
         What :func:`basins` gave for the same maps; saves most of the time when options change.
 
@@ -92,12 +93,23 @@ def decode_instances(
     ids = _largest_pieces(np.where(maps[0] >= 255 * options.threshold, basins, 0))
     if options.fill_holes:
         ids = fill_holes(ids)
-    keep = np.bincount(ids.ravel(), minlength=1) >= max(options.min_size_px, 1)
+    area = np.bincount(ids.ravel(), minlength=1)
+    least = max(options.min_size_px, options.min_size_share * _typical_area(area[1:]))
+    keep = area >= max(least, 1)
     keep[0] = False
     if options.remove_border and ids.size:
         keep[border_ids(ids)] = False
     table = np.cumsum(keep, dtype=np.uint32) * keep
     return np.asarray(table[ids].astype(np.uint32))
+
+
+def _typical_area(area: np.ndarray) -> float:
+    """Area of the object that the middle pixel of all objects belongs to; specks hardly move it."""
+    if area.size == 0:
+        return 0.0
+    ordered = np.sort(area)
+    half = np.searchsorted(np.cumsum(ordered), ordered.sum() / 2)
+    return float(ordered[min(int(half), ordered.size - 1)])
 
 
 def fill_holes(ids: np.ndarray) -> np.ndarray:

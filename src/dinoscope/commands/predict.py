@@ -64,6 +64,7 @@ def add_parser(subparsers: Subparsers) -> None:
     objects = parser.add_argument_group("objects (task instance)")
     add_option(objects, InstanceOptions, "threshold", "--threshold", float, "P")
     add_option(objects, InstanceOptions, "min_size_px", "--min-size", int, "PX")
+    add_option(objects, InstanceOptions, "min_size_share", "--min-size-share", float, "S")
     add_option(objects, InstanceOptions, "remove_border", "--remove-border")
     add_option(objects, InstanceOptions, "fill_holes", "--no-fill-holes")
     parser.set_defaults(run=run)
