@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 from dinoscope import InstanceOptions, PlaneOutput, PredictOptions, load_model, predict
+from dinoscope.arrays.decode import decode_instances
 from dinoscope.arrays.files import write_image
 from dinoscope.datasets.synthetic import make
-from dinoscope.engine.predict import redecode
 
 
 def main(output: Path) -> None:
@@ -27,7 +27,7 @@ def main(output: Path) -> None:
 
     for threshold in (0.3, 0.5, 0.7):
         begun = time.perf_counter()
-        ids = redecode(maps, InstanceOptions(threshold=threshold, remove_border=True))
+        ids = decode_instances(maps, InstanceOptions(threshold=threshold, remove_border=True))
         milliseconds = 1e3 * (time.perf_counter() - begun)
         print(f"threshold {threshold}: {ids.max()} objects, {milliseconds:.0f} ms")
         write_image(output / f"ids_at_{threshold}.tif", ids, "YX", {})

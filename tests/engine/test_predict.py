@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from dinoscope.arrays.calibrate import Calibration
+from dinoscope.arrays.decode import decode_instances
 from dinoscope.config import InstanceOptions, PredictOptions
-from dinoscope.engine.predict import estimate_cost, predict, redecode, run_prediction
+from dinoscope.engine.cost import estimate_cost
+from dinoscope.engine.predict import predict, run_prediction
 from dinoscope.errors import InputError, MissingHeadError
 from dinoscope.models.model import Model
 from dinoscope.types import ImageInput, PlaneOutput, Progress
@@ -155,7 +157,7 @@ def test_kept_maps_decode_to_the_same_objects(full_model: Model) -> None:
     image = ImageInput(_stack(90, 90), "YX")
     options = PredictOptions(("instance",), diameter_px=28, threads=1, keep_maps=True)
     output = next(e for e in predict(image, full_model, options) if isinstance(e, PlaneOutput))
-    again = redecode(output.maps["instance"], InstanceOptions())
+    again = decode_instances(output.maps["instance"], InstanceOptions())
     assert np.array_equal(again, output.arrays["instance"])
 
 

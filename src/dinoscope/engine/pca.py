@@ -51,3 +51,15 @@ def fit_projection(tokens: np.ndarray) -> Projection:
     high = np.where(high - low > 1e-6, high, low + 1)
     total = max(float(values.clip(0).sum()), 1e-12)
     return Projection(mean, components, low, high, values[::-1][:3].clip(0) / total)
+
+
+def sample_bilinear(maps: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Sample ``(K, h, w)`` at fractional rows and columns, edges repeated."""
+    rows = rows.clip(0, maps.shape[1] - 1)
+    columns = columns.clip(0, maps.shape[2] - 1)
+    r0, c0 = np.floor(rows).astype(int), np.floor(columns).astype(int)
+    r1, c1 = np.minimum(r0 + 1, maps.shape[1] - 1), np.minimum(c0 + 1, maps.shape[2] - 1)
+    fr = (rows - r0).astype(np.float32)[:, None]
+    fc = (columns - c0).astype(np.float32)
+    tall = maps[:, r0] * (1 - fr) + maps[:, r1] * fr
+    return np.asarray(tall[:, :, c0] * (1 - fc) + tall[:, :, c1] * fc, np.float32)

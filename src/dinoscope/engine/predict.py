@@ -6,9 +6,8 @@ maps are joined over tiles before anything is decoded, so objects do not know wh
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,7 +16,6 @@ import torch
 from dinoscope.arrays.axes import (
     Region,
     clip_region,
-    plane_count,
     plane_indices,
     read_plane,
     sample_indices,
@@ -28,9 +26,10 @@ from dinoscope.arrays.normalize import Normalization, limits
 from dinoscope.arrays.objects import object_table
 from dinoscope.arrays.resample import needed_window, resample, scaled_shape
 from dinoscope.arrays.tiling import Stitcher
-from dinoscope.config import InstanceOptions, PredictOptions
+from dinoscope.config import PredictOptions
+from dinoscope.engine.classes import class_table, join_classes
 from dinoscope.engine.dense import Runner
-from dinoscope.engine.pca import FIT_TOKENS, Projection, fit_projection
+from dinoscope.engine.pca import FIT_TOKENS, Projection, fit_projection, sample_bilinear
 from dinoscope.engine.scale import Prepared, zoom_for
 from dinoscope.engine.tokens import TokenJoiner, TokenPlane, pooled_objects, pooled_vector
 from dinoscope.errors import InputError
@@ -242,7 +241,7 @@ class _Run:
         if "classification" in self.options.tasks:
             classes = self._classify(index, tokens, ids)
             if ids is not None and objects is not None:
-                _join_classes(objects, classes)
+                join_classes(objects, classes)
         if ids is not None and objects is not None:
             arrays["instance"] = np.where(ids > 0, ids + np.uint32(self.objects), 0).astype(
                 np.uint32
@@ -316,7 +315,7 @@ class _Run:
             self.colours = fit_projection(flat)
         colours = self.colours(tokens.patch_tokens)
         rows, columns = self._patch_positions(tokens)
-        return np.ascontiguousarray(_bilinear(colours, rows, columns).transpose(1, 2, 0))
+        return np.ascontiguousarray(sample_bilinear(colours, rows, columns).transpose(1, 2, 0))
 
     def _patch_positions(self, tokens: TokenPlane) -> tuple[np.ndarray, np.ndarray]:
         """Where each wanted image row and column lies on the patch grid, in patches."""
@@ -329,6 +328,8 @@ class _Run:
 
     def _classify(self, index: Index, tokens: TokenPlane, ids: np.ndarray | None) -> Table:
         """Class probabilities of the image, or of every object where there are objects."""
+        axes = self.prepared.image.plane_axes
+        plane = "/".join(f"{a}{i}" for a, i in zip(axes, index, strict=True))
         model = self.runner.model
         names = model.card.heads["classification"].classes
         if ids is None:
@@ -341,31 +342,11 @@ class _Run:
         with torch.inference_mode():
             logits = model.decode_pooled(torch.from_numpy(vectors).to(self.runner.device))
             probabilities = task("classification").activate(logits).cpu().numpy()
-        best = probabilities.argmax(1) if len(probabilities) else np.zeros(0, int)
-        count = len(probabilities)
-        plane = "/".join(
-            f"{a}{i}" for a, i in zip(self.prepared.image.plane_axes, index, strict=True)
+        table = class_table(names, probabilities, image=self.prepared.image.name, plane=plane)
+        table["object"] = (
+            np.arange(1, len(probabilities) + 1) if ids is not None else table["object"]
         )
-        table: Table = {
-            "image": np.array([self.prepared.image.name] * count, dtype=object),
-            "plane": np.array([plane] * count, dtype=object),
-            "object": np.arange(1, count + 1) if ids is not None else np.zeros(count, int),
-            "class": np.array([names[i] for i in best], dtype=object),
-            "probability": probabilities.max(1) if count else np.zeros(0, np.float32),
-        }
-        return table | {f"p_{name}": probabilities[:, i] for i, name in enumerate(names)}
-
-
-def _bilinear(maps: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Sample ``(K, h, w)`` at fractional rows and columns, edges repeated."""
-    rows = rows.clip(0, maps.shape[1] - 1)
-    columns = columns.clip(0, maps.shape[2] - 1)
-    r0, c0 = np.floor(rows).astype(int), np.floor(columns).astype(int)
-    r1, c1 = np.minimum(r0 + 1, maps.shape[1] - 1), np.minimum(c0 + 1, maps.shape[2] - 1)
-    fr = (rows - r0).astype(np.float32)[:, None]
-    fc = (columns - c0).astype(np.float32)
-    tall = maps[:, r0] * (1 - fr) + maps[:, r1] * fr
-    return np.asarray(tall[:, :, c0] * (1 - fc) + tall[:, :, c1] * fc, np.float32)
+        return table
 
 
 def measure(image: ImageInput, ids: np.ndarray, index: Index, region: Region) -> Table:
@@ -375,27 +356,6 @@ def measure(image: ImageInput, ids: np.ndarray, index: Index, region: Region) ->
     table["centroid_y"] = table["centroid_y"] + region[0]
     table["centroid_x"] = table["centroid_x"] + region[1]
     return table
-
-
-def _join_classes(objects: Table, classes: Table) -> None:
-    """Class and probability beside each object's measures."""
-    rows = objects["label"].astype(int) - 1
-    objects["class"] = classes["class"][rows]
-    objects["probability"] = classes["probability"][rows]
-
-
-def redecode(
-    maps: np.ndarray,
-    options: InstanceOptions,
-    basins: np.ndarray | None = None,
-) -> np.ndarray:
-    """Objects from kept maps ``(3, Y, X)`` uint8 with other options, without the network.
-
-    Returns
-    -------
-    (Y, X) uint32 ids 1..n
-    """
-    return decode_instances(maps, options, basins)
 
 
 def run_prediction(
@@ -443,44 +403,3 @@ def _stacked(tables: Sequence[Table | None]) -> Table | None:
     if not present:
         return None
     return {name: np.concatenate([t[name] for t in present]) for name in present[0]}
-
-
-def estimate_cost(image: ImageInput, model: Model, options: PredictOptions) -> Mapping[str, float]:
-    """Seconds and megabytes that a run will take here, from one timed tile of this model.
-
-    Returns
-    -------
-    Mapping
-        ``seconds``, ``memory_mb`` (of the worker, beyond what it holds now), ``tiles``, ``planes``.
-    """
-    runner, _ = open_runner(model, options)
-    shape = (image.size("Y"), image.size("X"))
-    region = clip_region(image, options.region) if options.region else (0, 0, *shape)
-    card = model.card
-    zoom = (
-        card.diameter_px / options.diameter_px
-        if card.diameter_px and options.diameter_px
-        else card.zoom
-    )
-    scaled = scaled_shape(shape, zoom)
-    window = needed_window(scaled, shape, region) if options.region else (0, 0, *scaled)
-    grid = runner.grid(scaled)
-    tiles = len(grid.covering(window))
-    planes = 1 if options.plane is not None else plane_count(image)
-    dense = tuple(t for t in options.tasks if t in card.heads and card.heads[t].kind != "pooled")
-    per_tile = runner.seconds_per_tile(grid.tile_shape, dense)
-    maps = sum(card.heads[t].channels if card.heads[t].kind == "dense" else 1 for t in dense)
-    model_px = (window[2] - window[0]) * (window[3] - window[1])
-    native_px = (region[2] - region[0]) * (region[3] - region[1])
-    dim = model.token_dim if "classification" in options.tasks else model.backbone.embed_dim
-    megabytes = (
-        model_px * (3 + maps) * 4 + native_px * (4 * maps + 24) + model_px / 196 * dim * 6 + 60e6
-    ) / 1e6
-    # Reading, resampling and decoding objects: measured at about 0.35 µs per pixel on one core.
-    seconds = planes * (tiles * per_tile + 0.35e-6 * native_px) + 0.3
-    return {
-        "seconds": seconds,
-        "memory_mb": math.ceil(megabytes),
-        "tiles": float(tiles),
-        "planes": float(planes),
-    }

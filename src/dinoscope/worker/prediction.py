@@ -229,7 +229,7 @@ def largest_overlap(ids: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 def estimate(context: JobContext) -> Mapping[str, Any]:
     """What a run will cost on this machine."""
-    from dinoscope.engine.predict import estimate_cost
+    from dinoscope.engine.cost import estimate_cost
 
     options = _options(context)
     model = context.tools.models.get(context.payload["model"], options.device)
