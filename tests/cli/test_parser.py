@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -200,10 +200,16 @@ def test_a_source_knows_the_folders_it_lies_in() -> None:
 def test_help_is_quick() -> None:
     command = [sys.executable, "-m", "dinoscope", "--help"]
     subprocess.run(command, check=True, capture_output=True)
-    best = 9.0
-    for _ in range(5):
-        started = time.perf_counter()
+    spent = []
+    for _ in range(3):
+        before = os.times()
         subprocess.run(command, check=True, capture_output=True)
-        best = min(best, time.perf_counter() - started)
-    # Measured 0.1 s; the bar is 0.3 s.
-    assert best < 0.3
+        after = os.times()
+        spent.append(
+            after.children_user
+            - before.children_user
+            + after.children_system
+            - before.children_system
+        )
+    # Processor time, which a busy machine does not stretch. Measured 0.1 s; the bar is 0.3 s.
+    assert min(spent) < 0.3
