@@ -24,8 +24,9 @@ from dinoscope.worker.process import WorkerProcess, WorkerSettings
 from dinoscope.worker.protocol import TERMINAL, Event, Packed, unpack
 from dinoscope.worker.session import Session
 
-#: A cancelled job that has not ended after so many seconds is ended with its process.
-CANCEL_GRACE_S = 0.9
+#: A cancelled job that has not ended after so many seconds is ended with its process. The rest of
+#: the second that a cancel may take is for a machine that is busy with other things.
+CANCEL_GRACE_S = 0.75
 
 __all__ = ["CANCEL_GRACE_S", "Event", "Job", "WorkerClient"]
 

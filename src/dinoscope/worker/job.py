@@ -58,7 +58,7 @@ class Job:
         return self._outcome
 
     def cancel(self) -> None:
-        """Ask it to stop; after 0.9 s the process is killed. Returns at once, may be repeated."""
+        """Ask it to stop; within a second it has, or its process is killed. Returns at once."""
         self._cancel(self)
 
     def wait(self, timeout_s: float | None = None) -> Event:
