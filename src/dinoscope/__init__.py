@@ -7,7 +7,8 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-#: Public name -> module that defines it; loaded at first use, so that importing the package is free.
+#: Public name -> module that defines it; loaded at first use, so that importing the package is
+#: free.
 _PUBLIC = {
     "DinoscopeError": "dinoscope.errors",
     "ImageInput": "dinoscope.types",

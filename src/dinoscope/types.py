@@ -38,7 +38,8 @@ class ImageInput:
         Any array with ``shape``, ``dtype`` and basic indexing; read plane by plane.
     axes : str
         One letter for each dimension of `data`, from ``"TZCYXSQ"``; ``Y`` and ``X`` are required.
-        ``S`` (RGB or RGBA samples) excludes ``C`` only where both would be ambiguous: it counts as channels.
+        ``S`` (RGB or RGBA samples) excludes ``C`` only where both would be ambiguous: it counts as
+        channels.
     pixel_size_um : Mapping[str, float]
         Micrometres per step along ``"Z"``, ``"Y"``, ``"X"``; a missing letter means unknown.
     name : str

@@ -16,7 +16,8 @@ from dinoscope.engine.dataset import ImageSet, TaskSource, TrainingImage, source
 from dinoscope.engine.predict import run_prediction
 from dinoscope.engine.train import TrainSummary, split, train
 from dinoscope.errors import InputError, TrainingError
-from dinoscope.models.checkpoint import load_model
+from dinoscope.models.checkpoint import load_model, save_model
+from dinoscope.models.model import Model
 from dinoscope.types import ImageInput, Progress
 
 Folders = tuple[Path, Path]
@@ -112,6 +113,22 @@ def test_a_frozen_backbone_stays_bit_identical(disc_folders: Folders, tmp_path: 
                 )
             )
             assert np.array_equal(after[kept].cpu().numpy(), value.numpy()), (tune, name)
+
+
+def test_a_classifier_from_a_dense_model_leaves_the_dense_part_behind(
+    disc_folders: Folders, full_model: Model, tmp_path: Path
+) -> None:
+    base = tmp_path / "base.dinoscope"
+    save_model(full_model, base, include_backbone=True)
+    table = tmp_path / "classes.csv"
+    table.write_text("image,class\n" + "".join(f"d{i}.tif,{'ab'[i % 2]}\n" for i in range(6)))
+    source = sources_from_folders(disc_folders[0], table, "classification")
+    output = tmp_path / "classes.dinoscope"
+    list(train([source], QUICK, base=base, output=output))
+    model = load_model(output)
+    assert set(model.card.heads) == {"classification"}
+    assert model.decoder is None
+    assert model.card.normalization["mode"] == "fixed"
 
 
 def test_groups_are_never_split() -> None:

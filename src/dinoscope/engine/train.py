@@ -320,13 +320,7 @@ def _plan(
 
 def _prepare_heads(model: Model, heads: Mapping[str, HeadSpec], new_heads: bool) -> None:
     """Leave the heads that are trained, add those that are new."""
-    for name in [n for n in model.heads if n not in heads or new_heads]:
-        del model.heads[name]
-    model.card = model.card.replace(
-        heads={n: s for n, s in model.card.heads.items() if n in model.heads}
-    )
-    if new_heads:
-        model.decoder = None
+    model.keep_heads(() if new_heads else heads)
     for name, spec in heads.items():
         if model.card.heads.get(name) != spec:
             model.add_head(name, spec)

@@ -81,6 +81,16 @@ class Model(nn.Module):
         self.heads[task] = build_head(spec, self.token_dim, self.backbone.embed_dim)
         self.card = self.card.replace(heads={**self.card.heads, task: spec})
 
+    def keep_heads(self, tasks: Iterable[str]) -> None:
+        """Remove all other heads, and the shared decoder where no dense head is left."""
+        kept = set(tasks)
+        for name in [n for n in self.heads if n not in kept]:
+            del self.heads[name]
+        heads = {n: s for n, s in self.card.heads.items() if n in kept}
+        self.card = self.card.replace(heads=heads)
+        if all(spec.kind == "pooled" for spec in heads.values()):
+            self.decoder = None
+
     def require_heads(self, tasks: Iterable[str]) -> None:
         """Raise `MissingHeadError` for the first task that has no head."""
         for task in tasks:
