@@ -24,6 +24,7 @@ from dinoscope.worker.client import CANCEL_GRACE_S, Event, Job, WorkerClient
 from dinoscope.worker.protocol import TERMINAL
 
 JOBS = Path(__file__).with_name("worker_jobs.py")
+HEAVY = {"torch", "timm", "peft", "sklearn", "scipy", "skimage", "tifffile", "zarr", "napari"}
 posix = pytest.mark.skipif(os.name == "nt", reason="signals")
 
 
@@ -92,9 +93,7 @@ def begun(client: WorkerClient, kind: str, payload: dict[str, Any] | None = None
 # Start and end
 
 
-def test_start_and_submit_return_at_once_and_a_bare_worker_is_up_in_no_time(
-    client: WorkerClient,
-) -> None:
+def test_start_and_submit_return_at_once(client: WorkerClient) -> None:
     began = time.monotonic()
     client.start()
     job = client.submit("echo", {"n": 1})
@@ -103,17 +102,17 @@ def test_start_and_submit_return_at_once_and_a_bare_worker_is_up_in_no_time(
     assert not client.alive
     assert job.wait(20).data == {"n": 1}
     assert client.alive
-    # A loaded machine may take longer; half a second is what it takes alone.
-    assert time.monotonic() - began < 5
 
 
-def test_the_worker_is_another_process_with_less_priority_and_without_torch(
+def test_the_worker_is_another_process_with_less_priority_and_nothing_heavy(
     make_client: Callable[..., WorkerClient],
 ) -> None:
     client = make_client(threads=1)
     facts = client.submit("facts").wait(20).data
     assert facts["pid"] == client.pid != os.getpid()
-    assert not facts["torch"]
+    assert not HEAVY & set(facts["modules"])
+    # Half a second alone; processor time, because the clock runs on while others compute.
+    assert facts["cpu_s"] < 1.5
     assert facts["threads"] == "1"
     if facts["nice"] is not None:
         assert facts["nice"] >= min(19, os.nice(0) + 5)
@@ -245,6 +244,17 @@ def test_a_worker_that_cannot_start_says_why(
     assert "\n" not in str(event.data["error"])
     assert client.state == "stopped"
     wait_until(lambda: any("error" in state.data for state in states))
+
+
+@posix
+def test_an_interpreter_that_dies_before_it_listens_says_its_last_line(
+    make_client: Callable[..., WorkerClient], tmp_path: Path
+) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho 'cannot open libpython' >&2\nexit 4\n")
+    broken.chmod(0o755)
+    error = make_client(python=str(broken)).submit("echo").wait(20).data["error"]
+    assert re.search(r"could not be started \(exit status 4: cannot open libpython\)", str(error))
 
 
 # Jobs and their arrays
@@ -619,8 +629,7 @@ def test_the_client_imports_nothing_heavy() -> None:
     run = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
-    heavy = {"torch", "timm", "peft", "sklearn", "scipy", "skimage", "tifffile", "zarr", "napari"}
-    assert not heavy & set(json.loads(run.stdout))
+    assert not HEAVY & set(json.loads(run.stdout))
 
 
 @pytest.mark.parametrize("module", ["client", "job", "mailbox", "process", "protocol", "session"])

@@ -6,6 +6,7 @@ import errno
 import multiprocessing
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -110,14 +111,12 @@ def with_child(context: JobContext) -> Iterator[Any]:
 
 
 def facts(context: JobContext) -> dict[str, Any]:
-    import sys
-
     return {
         "pid": os.getpid(),
-        "torch": "torch" in sys.modules,
+        "modules": sorted({name.partition(".")[0] for name in sys.modules}),
+        "cpu_s": time.process_time(),
         "nice": os.nice(0) if hasattr(os, "nice") else None,
         "threads": os.environ["OMP_NUM_THREADS"],
-        "path0": sys.path[0],
     }
 
 

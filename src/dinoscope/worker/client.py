@@ -225,6 +225,9 @@ class WorkerClient:
             problem = error
         except (EOFError, OSError):
             pass  # the usual end: the pipe closed
+        except Exception as error:  # a job must end even so
+            problem = WorkerError(f"the worker said something odd ({error!r})")
+            process.kill()
         finally:
             reason = process.reap()
             # After the events that are still to be delivered: their blocks are needed.

@@ -102,6 +102,7 @@ class WorkerProcess:
                 raise WorkerError("the worker process was stopped while it started")
             popen = subprocess.Popen(
                 command,
+                bufsize=0,  # what a dead process did not take must not fail again at close()
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -212,7 +213,8 @@ class WorkerProcess:
         if self._popen is not None:
             for pipe in (self._popen.stdin, self._popen.stdout):
                 if pipe is not None:
-                    pipe.close()
+                    with contextlib.suppress(OSError):
+                        pipe.close()
         return reason
 
     def remove_blocks(self) -> None:

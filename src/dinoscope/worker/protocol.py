@@ -89,6 +89,7 @@ class Packed:
     path: str = ""
 
     def to_wire(self) -> tuple[Any, ...]:
+        """The parts as builtins, in the order of the constructor."""
         return (self.head, self.sizes, self.inline, self.path)
 
     def discard(self) -> None:
@@ -249,8 +250,10 @@ def remove_blocks(folders: Sequence[Path], serial: int) -> None:
 
 
 def client_prefix(serial: int) -> str:
+    """Begins the names of blocks for worker number `serial`."""
     return f"to{serial}-"
 
 
 def worker_prefix(serial: int) -> str:
+    """Begins the names of blocks from worker number `serial`."""
     return f"from{serial}-"
