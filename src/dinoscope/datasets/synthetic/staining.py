@@ -60,6 +60,7 @@ def finish(
     diameter: float,
     object_um: tuple[float, float],
 ) -> SyntheticImage:
+    """Expose the scene through the optics and pack it with its truth."""
     wants_grey = rng.random() < 0.25 if colour is None else not colour
     if wants_grey and len(image) == 3:
         image = image.mean(0, keepdims=True)
