@@ -82,7 +82,7 @@ def test_each_task_gets_its_file_with_dtype_axes_and_pixel_size(
         assert written.pixel_size_um == {"Y": 0.5, "X": 0.5}
         assert written.shape[:2] == (120, 140)
     assert [row["label"] for row in rows_of(folder / "spots_objects.csv")] == ["1"]
-    assert "spots.tif: 1 plane, 1 objects" in done.out
+    assert "spots.tif: 1 plane, 1 object\n" in done.out
     assert "note: a note" in done.err
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dinoscope.arrays.files import read_image
-from dinoscope.commands import pictures
+from dinoscope.commands import demo, pictures
 from dinoscope.commands.overview import Panel, Row, draw
 from dinoscope.errors import OutputError
 from dinoscope.types import ImageInput
@@ -21,15 +21,16 @@ def test_the_demo_writes_every_task_and_one_picture(
     rgb = np.stack([spots[:80, :90] // 5] * 3, axis=-1).astype(np.uint8)
     stack = np.stack([spots[:60, :70]] * 3)
     samples = [
-        ImageInput(rgb, "YXS", name="tissue"),
+        ImageInput(rgb, "YXS", name="cell"),
         ImageInput(stack, "ZYX", {"Z": 1.0, "Y": 0.5, "X": 0.5}, "relief"),
     ]
     monkeypatch.setattr("dinoscope.datasets.samples.demo_images", lambda: samples)
+    monkeypatch.setitem(demo.DIAMETERS_PX, "relief", 40.0)
     folder = tmp_path / "demo"
     done = run("demo", "--output", folder, "--model", model_file, "--json")
     assert done.status == 0, done.err
     names = {p.name for p in folder.iterdir()}
-    for stem in ("tissue", "relief"):
+    for stem in ("cell", "relief"):
         assert f"{stem}.tif" in names
         for task in ("instance", "semantic", "depth", "pca"):
             assert f"{stem}_{task}.tif" in names
@@ -39,9 +40,12 @@ def test_the_demo_writes_every_task_and_one_picture(
     # Three rows of at most five pictures.
     assert picture.shape[1] > 5 * 300
     assert picture.shape[0] > 3 * 300
-    assert len(np.unique(np.asarray(picture.data).reshape(-1, 3), axis=0)) > 100
+    colours = np.asarray(picture.data)[::9, ::9, :3].reshape(-1, 3)
+    assert len({tuple(c) for c in colours.tolist()}) > 100
+    diameters = [image["diameter_px"] for image in done.document["images"]]
+    assert diameters == [130.0, 40.0]
     assert done.document["overview"] == str(folder / "overview.png")
-    assert set(done.document["outputs"]) >= {str(folder / "tissue_depth.tif")}
+    assert set(done.document["outputs"]) >= {str(folder / "cell_depth.tif")}
 
 
 def test_the_real_samples_are_there_offline() -> None:

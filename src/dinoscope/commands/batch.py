@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,15 +51,23 @@ class Batch:
         The same for all images.
     axes : str, optional
         Axes of every file.
+    diameters_px : Mapping[Path, float], optional
+        Typical object diameters of single images, instead of the one in `options`.
     """
 
     def __init__(
-        self, report: Report, folder: Path, options: PredictOptions, axes: str | None = None
+        self,
+        report: Report,
+        folder: Path,
+        options: PredictOptions,
+        axes: str | None = None,
+        diameters_px: Mapping[Path, float] | None = None,
     ) -> None:
         self.report = report
         self.folder = folder
         self.options = options
         self.axes = axes
+        self._diameters_px = dict(diameters_px or {})
         self._records: dict[Path, dict[str, Any]] = {}
         self._classes: list[Table] = []
         self._usage_only = True
@@ -117,7 +125,10 @@ class Batch:
         classes: list[Table] = []
         write_s = 0.0
         with ResultFiles(self.folder, path, image, self.options.tasks) as files:
-            events = predict(image, model, self.options, calibration)
+            options = self.options
+            if path in self._diameters_px:
+                options = dataclasses.replace(options, diameter_px=self._diameters_px[path])
+            events = predict(image, model, options, calibration)
             try:
                 while True:
                     event = next(events)
@@ -165,7 +176,7 @@ class Batch:
         told = [f"{files.planes} plane{'s' * (files.planes != 1)}"]
         if "instance" in self.options.tasks:
             record["objects"] = files.objects
-            told.append(f"{files.objects} objects")
+            told.append(f"{files.objects} object{'s' * (files.objects != 1)}")
         if "semantic" in self.options.tasks and "semantic" in summary.class_names:
             record["classes"] = summary.class_names["semantic"]
         if "depth" in self.options.tasks:

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 #: Tasks that the demo shows, as far as the model has them.
 DEMO_TASKS = ("instance", "semantic", "depth", "pca")
 
+#: What a user would tell about a sample: typical diameter of its objects, in pixels. The others'
+#: diameters are estimated.
+DIAMETERS_PX = {"cell": 130.0}
+
 
 def add_parser(subparsers: Subparsers) -> None:
     """Describe the command's flags."""
@@ -55,7 +59,8 @@ def run(args: argparse.Namespace, report: Report) -> int:
     tasks = tuple(t for t in DEMO_TASKS if t == "pca" or t in model.card.heads)
     samples = write_samples(folder)
     options = PredictOptions(tasks=tasks, device=getattr(args, "device", "auto"))
-    batch = Batch(report, folder, options)
+    told = {samples[name]: px for name, px in DIAMETERS_PX.items() if name in samples}
+    batch = Batch(report, folder, options, diameters_px=told)
     batch.run(batch.open_all(list(samples.values())), model, None)
     status = batch.finish()
 
@@ -141,8 +146,11 @@ def result_panels(
     panels = [Panel("image", base, _size(image))]
     if "instance" in outputs:
         ids = _result(outputs["instance"])[0]
-        shown = pictures.instances_on(base, ids)
-        panels.append(Panel("instances", shown, f"{np.unique(ids[ids > 0]).size} objects"))
+        count = np.unique(ids[ids > 0]).size
+        caption = f"{count} object{'s' * (count != 1)}"
+        if image.name in DIAMETERS_PX:
+            caption += f", given diameter {DIAMETERS_PX[image.name]:.0f} px"
+        panels.append(Panel("instances", pictures.instances_on(base, ids), caption))
     if "semantic" in outputs:
         labels = _result(outputs["semantic"])[0]
         found = [int(c) for c in np.unique(labels) if 0 < c < 255]
