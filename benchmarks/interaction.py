@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from benchmarks import session
+from benchmarks import session, window
 from benchmarks.rows import Row
 from dinoscope.types import ImageInput
 
@@ -21,37 +15,19 @@ REPEATS = 5
 
 
 def time_rows(data: Path | None) -> Iterator[Row]:
-    """From Run to the layer's pixels in the window's process, 1024², and where the time goes."""
-    image = ImageInput(session.nuclei(), "YX", name="nuclei")
-    with tempfile.TemporaryDirectory() as name, session.worker() as client:
+    """From Run to the finished layer in a real window, one plane of 1024², and where it goes."""
+    with tempfile.TemporaryDirectory() as name:
         models = {
-            "ViT-S (random weights)": session.random_vit_small(Path(name)),
+            "ViT-S (random weights)": str(session.random_vit_small(Path(name))),
             "embedded": "embedded",
         }
         for label, model in models.items():
-            session.predict(client, model, image)  # loads the model; the panel does so unseen
-            runs = [session.predict(client, model, image) for _ in range(REPEATS)]
-            totals = [run.ended for run in runs]
-            parts: dict[str, list[float]] = {}
-            for run in runs:
-                spent = seconds_of(run)
-                known = {k: spent.get(k, 0.0) for k in ("encode", "decode", "assemble")}
-                known["transfer and the rest"] = run.ended - sum(known.values())
-                for step, value in known.items():
-                    parts.setdefault(step, []).append(value)
-            yield Row(f"Run to layer, 1024², {label}, median s (less)", statistics.median(totals))
-            for step, values in parts.items():
+            found = window.result_of("-m", "benchmarks.window", model, "1", str(REPEATS))
+            for step in found["seconds"][0]:
                 yield Row(
                     f"Run to layer, 1024², {label}: {step}, median s (less)",
-                    statistics.median(values),
+                    statistics.median(run[step] for run in found["seconds"]),
                 )
-
-
-def seconds_of(run: session.Timed) -> dict[str, float]:
-    """Seconds for each step as the engine counted them."""
-    data: dict[str, Any] = run.outcome.data if run.outcome is not None else {}
-    summary = data.get("summary", data)
-    return dict(summary.seconds if hasattr(summary, "seconds") else summary["seconds"])
 
 
 def live_rows(data: Path | None) -> Iterator[Row]:
@@ -114,19 +90,9 @@ viewer.close()
 
 def panel_rows(data: Path | None) -> Iterator[Row]:
     """Opening a panel for the first time in a real window, in a fresh process each time."""
-    command = [sys.executable, "-c", PANELS]
-    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
-        if shutil.which("xvfb-run") is None:
-            raise FileNotFoundError("there is no display and no xvfb-run")
-        command = ["xvfb-run", "-a", "-s", "-screen 0 1600x1000x24", *command]
     first: dict[str, list[float]] = {}
     for number in range(6):
-        order = "reversed" if number % 2 else "as listed"
-        done = subprocess.run([*command, order], capture_output=True, text=True, timeout=120)
-        lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
-        if not lines:
-            raise RuntimeError(f"the window did not open: {done.stderr[-500:]}")
-        result = json.loads(lines[0].removeprefix("RESULT"))
+        result = window.result_of("-c", PANELS, "reversed" if number % 2 else "as listed")
         if result["heavy"]:
             raise RuntimeError(f"the window's process imported {result['heavy']}")
         # Only the first panel of a process pays for the imports that all panels share.

@@ -6,9 +6,6 @@ Linux only.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -58,41 +55,14 @@ def memory_rows(data: Path | None) -> Iterator[Row]:
     """Peak PSS of both processes for 1, 10 and 50 planes, the results included."""
     if not Path("/proc/self/smaps_rollup").exists():
         raise OSError("memory is measured on Linux only")
+    from benchmarks import window
+
     peaks = {}
     for planes in PLANES:
-        # A process of its own each time: memory that an earlier run freed may not go back.
-        command = [sys.executable, "-m", "benchmarks.memory", str(planes)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        peaks[planes] = float(done.stdout.split()[-1])
+        # A window of its own each time: memory that an earlier run freed may not go back.
+        found = window.result_of("-m", "benchmarks.window", "embedded", str(planes), "1")
+        peaks[planes] = found["peak_mb"]
         yield Row(f"peak PSS of both processes, {planes} planes of 1024², MB (less)", peaks[planes])
     results = (PLANES[-1] - PLANES[1]) * RESULT_MB
     growth = (peaks[PLANES[-1]] - peaks[PLANES[1]] - results) / (PLANES[-1] - PLANES[1])
     yield Row("growth of that per plane beyond the results themselves, MB (less)", growth, must=1.0)
-
-
-def measure(planes: int) -> float:
-    """Peak PSS of this process (which keeps the results) and its worker."""
-    import numpy as np
-
-    from benchmarks import session
-
-    kept: list[np.ndarray] = []
-
-    class Keep(session.Timed):
-        def __call__(self, event: session.Event) -> None:
-            if event.kind == "plane":
-                kept.append(event.data["arrays"]["instance"])
-            super().__call__(event)
-
-    with session.worker() as client:
-        session.predict(client, "embedded", session.stack(1))
-        timed = Keep()
-        with PeakMemory(os.getpid(), client.pid or 0) as memory:
-            session.submit(client, "embedded", session.stack(planes), timed).wait(1200)
-    if timed.outcome is None or timed.outcome.kind != "done" or len(kept) != planes:
-        raise RuntimeError(f"the run ended with {timed.outcome} after {len(kept)} planes")
-    return memory.peak_mb
-
-
-if __name__ == "__main__":
-    print(measure(int(sys.argv[1])))

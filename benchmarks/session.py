@@ -56,6 +56,10 @@ class LazyStack:
     def shape(self) -> tuple[int, ...]:
         return (self.planes, *self.plane.shape)
 
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
     def __getitem__(self, key: Any) -> np.ndarray:
         key = key if isinstance(key, tuple) else (key,)
         number, rest = key[0], key[1:]
