@@ -124,6 +124,11 @@ def test_redecoding_with_the_same_options_gives_the_same_objects(
     assert done["next_id"] == 1 + int(before[-1]["arrays"]["instance"].max(initial=0))
 
 
+@pytest.fixture(autouse=True)
+def no_basins_of_other_tests() -> None:
+    prediction._basins.clear()
+
+
 @pytest.fixture
 def kept_run(tools: Tools) -> Tools:
     """Run ``"9"``: two planes of four squares, cut out of a larger image at row 10, column 20."""
@@ -251,6 +256,22 @@ def test_dark_and_flat_images_reach_the_engine(
     run(prediction.predict, context_for(tools, payload, image=cells(1)))
     assert np.squeeze(seen[0].dark).shape == (96, 120)
     assert seen[0].flat is None
+
+
+def test_a_plane_is_cut_once_however_often_a_slider_moves(
+    kept_run: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dinoscope.arrays.decode as decode
+
+    cuts: list[tuple[int, ...]] = []
+    cut = decode.basins
+    monkeypatch.setattr(decode, "basins", lambda maps: cuts.append(maps.shape) or cut(maps))
+    for threshold in (0.2, 0.4, 0.6):
+        payload = {"run": "9", "options": InstanceOptions(threshold=threshold), "indices": [(0,)]}
+        run(prediction.redecode, context_for(kept_run, payload))
+    prediction._cut_ahead(kept_run.runs, "9")
+    assert cuts.count((3, 27, 27)) == 2
+    prediction._cut_ahead(kept_run.runs, "no such run")
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -510,13 +531,17 @@ def test_a_panels_day_predict_adjust_train_cancel_be_killed_and_adjust_again(
         "train",
         {
             "sources": [
-                {"task": "depth", "images": [{"image": "a"}], "truths": [{"image": "heights"}]}
+                {
+                    "task": "depth",
+                    "images": [{"image": "a"}, {"image": "b"}, {"image": "c"}],
+                    "truths": [{"image": "heights"}] * 3,
+                }
             ],
             "options": TrainOptions(minutes=5, batch_size=2, crop_px=56, device="cpu"),
             "base": model_file,
             "output": str(output),
         },
-        {"a": cells(1), "heights": cells(1, "heights")},
+        {name: cells(1, name) for name in ("a", "b", "c", "heights")},
         collect,
     )
     assert learning.wait(120)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dinoscope.config import InstanceOptions, PredictOptions
-from dinoscope.errors import InputError
+from dinoscope.errors import DinoscopeError, InputError
 from dinoscope.types import PlaneOutput, Progress, Summary, Table
 from dinoscope.worker.jobs import JobContext, Steps
 from dinoscope.worker.protocol import Event
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 
 #: Planes whose basins are kept, so that only the first slider move of a plane cuts it.
 _KEPT_BASINS = 8
+#: Planes of a finished run that are cut before a slider moves.
+_CUT_AHEAD = 2
 _basins: OrderedDict[tuple[str, tuple[int, ...]], np.ndarray] = OrderedDict()
+_basins_lock = threading.Lock()
 
 
 def predict(context: JobContext) -> Steps:
@@ -99,6 +103,8 @@ class _Planes:
             seconds["other"] = max(0.0, seconds["other"] - seconds["transfer"])
         notes = (*summary.notes, self._note) if self._note else summary.notes
         summary = dataclasses.replace(summary, seconds=seconds, notes=notes)
+        if self._run is not None:
+            threading.Thread(target=_cut_ahead, args=(self._runs, self._run), daemon=True).start()
         return {"run": self._run, "summary": summary}
 
     @contextlib.contextmanager
@@ -157,16 +163,31 @@ def redecode(context: JobContext) -> Steps:
 def _decode(
     runs: RunStore, run: str, index: tuple[int, ...], options: InstanceOptions
 ) -> np.ndarray:
-    from dinoscope.arrays.decode import basins, decode_instances
+    from dinoscope.arrays.decode import decode_instances
 
     maps = runs.maps(run, index)
-    key = (run, index)
-    if key not in _basins:
-        _basins[key] = basins(maps)
-        while len(_basins) > _KEPT_BASINS:
-            _basins.popitem(last=False)
-    _basins.move_to_end(key)
-    return decode_instances(maps, options, _basins[key])
+    return decode_instances(maps, options, _basins_of(run, index, maps))
+
+
+def _basins_of(run: str, index: tuple[int, ...], maps: np.ndarray) -> np.ndarray:
+    """The plane cut among its objects; remembered for the next slider move."""
+    from dinoscope.arrays.decode import basins
+
+    with _basins_lock:
+        key = (run, index)
+        if key not in _basins:
+            _basins[key] = basins(maps)
+            while len(_basins) > _KEPT_BASINS:
+                _basins.popitem(last=False)
+        _basins.move_to_end(key)
+        return _basins[key]
+
+
+def _cut_ahead(runs: RunStore, run: str) -> None:
+    """Cut the first planes of a run while nobody waits for it."""
+    with contextlib.suppress(DinoscopeError, OSError):  # forgotten meanwhile
+        for index in runs.indices(run)[:_CUT_AHEAD]:
+            _basins_of(run, index, runs.maps(run, index))
 
 
 def _measured(
