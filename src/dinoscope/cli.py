@@ -69,12 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = 130
     except Exception as error:
         report.error(error)
-    try:
-        report.finish(status)
-    except BrokenPipeError:
-        # The reader (head, less) has had enough; Python must not complain again on exit.
-        sys.stdout = None
-        return 1
+    report.finish(status)
     return status
 
 

@@ -6,6 +6,8 @@ import io
 import json
 import math
 import pathlib
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -54,6 +56,17 @@ def test_without_json_stdout_holds_the_results_alone() -> None:
     report.note("mind this")
     report.finish(0)
     assert out.getvalue() == "done\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes break in another way there")
+def test_a_reader_that_has_had_enough_does_not_stop_the_work() -> None:
+    code = "from dinoscope.cli import main; import sys; sys.exit(main(['models']))"
+    done = subprocess.run(
+        ["bash", "-c", f'"{sys.executable}" -c "{code}" | true; exit "${{PIPESTATUS[0]}}"'],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_progress_on_a_terminal_rewrites_one_line_and_clears_it_for_text() -> None:

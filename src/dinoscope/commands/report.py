@@ -99,7 +99,16 @@ class Report:
         """A line on stdout; left out where a JSON document is printed."""
         self._clear()
         if not self.as_json:
-            print(line, file=self._out, flush=True)
+            self._write(f"{line}\n")
+
+    def _write(self, text: str) -> None:
+        try:
+            self._out.write(text)
+            self._out.flush()
+        except BrokenPipeError:
+            # The reader (head, less) has had enough; the work goes on, and Python must not
+            # complain once more when it closes the pipe.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._out.fileno())
 
     def error(self, error: BaseException, source: str = "") -> dict[str, Any]:
         """One readable line on stderr (and the traceback with ``--debug``); returns its record."""
@@ -125,9 +134,7 @@ class Report:
         self.document["exit_status"] = status
         self.document["notes"] = self.notes
         self.document["errors"] = self.errors
-        json.dump(plain(self.document), self._out, indent=2, allow_nan=False)
-        self._out.write("\n")
-        self._out.flush()
+        self._write(json.dumps(plain(self.document), indent=2, allow_nan=False) + "\n")
 
 
 def error_text(error: BaseException) -> str:
