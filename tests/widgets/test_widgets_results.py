@@ -111,7 +111,9 @@ def rename(layer: Any) -> None:
     layer.name = "my cells"
 
 
-@pytest.mark.parametrize("edit", [paint, fill, paint_and_undo, in_place, other_data, features, rename])
+@pytest.mark.parametrize(
+    "edit", [paint, fill, paint_and_undo, in_place, other_data, features, rename]
+)
 def test_an_edited_result_belongs_to_the_user(
     viewer: ViewerModel, source: Source, edit: Any
 ) -> None:

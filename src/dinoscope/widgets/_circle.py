@@ -8,7 +8,7 @@ import numpy as np
 
 from dinoscope.errors import InputError
 from dinoscope.widgets._layers import Source, current_plane, spatial_kwargs, visible_region
-from dinoscope.widgets._results import selection_kept
+from dinoscope.widgets._results import remove_layer, selection_kept
 
 if TYPE_CHECKING:
     from napari.layers import Shapes
@@ -60,8 +60,7 @@ class DiameterCircle:
     def hide(self) -> None:
         """Take the circle away."""
         if self.shown:
-            with selection_kept(self._viewer):
-                self._viewer.layers.remove(self._layer)
+            remove_layer(self._viewer, self._layer)
         self._layer = None
 
     def _box(self, source: Source, radius: float) -> tuple[np.ndarray, dict[str, Any]]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QObject, QTimer, Signal
-from qtpy.QtWidgets import QApplication
+from qtpy.QtCore import QObject, Qt, QTimer, Signal
+from qtpy.QtWidgets import QApplication, QWidget
 
 from dinoscope.errors import DinoscopeError, WorkerError
 from dinoscope.types import ImageInput
@@ -44,8 +45,9 @@ class JobHandle(QObject):
         self._job: Any = None
         self._over = False
         self._silent = False
-        # Queued because the worker's events come from its reader thread.
-        self._arrived.connect(self._dispatch)
+        # Queued: events come from the client's thread, and an early one must not be missed by a
+        # caller that connects after `submit` has returned.
+        self._arrived.connect(self._dispatch, Qt.ConnectionType.QueuedConnection)
 
     @property
     def running(self) -> bool:
@@ -171,7 +173,7 @@ class Controller(QObject):
         self._client: Any = None
         self._unsubscribe: Callable[[], None] | None = None
         self._handles: weakref.WeakSet[JobHandle] = weakref.WeakSet()
-        self._panels: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._panels: dict[int, weakref.ref[Any]] = {}
         self.results = Results(viewer)
         self.models: list[dict[str, Any]] = []
         self.extra_models: list[str] = []
@@ -180,26 +182,31 @@ class Controller(QObject):
         self.device: dict[str, Any] = {}
         self.settings: dict[str, dict[str, Any]] = {}
         self._asking_models = False
-        self._state_arrived.connect(self._on_state)
+        self._state_arrived.connect(self._on_state, Qt.ConnectionType.QueuedConnection)
         app = QApplication.instance()
         if app is not None:
             app.aboutToQuit.connect(self.close)
 
     # -- panels --------------------------------------------------------------------------------
 
-    def attach(self, panel: Any) -> None:
-        """A panel opened; the worker starts in the background."""
-        self._panels.add(panel)
+    def attach(self, panel: QWidget) -> None:
+        """A panel opened. When it is destroyed with its window, it is detached too."""
+        self._panels[id(panel)] = weakref.ref(panel)
+        panel.destroyed.connect(functools.partial(_panel_gone, weakref.ref(self), id(panel)))
 
-    def detach(self, panel: Any) -> None:
+    def detach(self, panel: QWidget) -> None:
         """A panel closed; with the last one the worker ends and gives its memory back."""
-        self._panels.discard(panel)
-        if not self._panels:
-            self.close()
+        self._forget(id(panel))
 
     def panels(self, kind: type) -> list[Any]:
         """The open panels of a class."""
-        return [p for p in self._panels if isinstance(p, kind)]
+        found = [reference() for reference in self._panels.values()]
+        return [panel for panel in found if isinstance(panel, kind)]
+
+    def _forget(self, number: int) -> None:
+        self._panels.pop(number, None)
+        if not self._panels:
+            self.close()
 
     # -- worker --------------------------------------------------------------------------------
 
@@ -299,6 +306,13 @@ def _usable(entry: dict[str, Any]) -> dict[str, Any]:
     if str(entry["name"]).endswith((".pth", ".safetensors")):
         entry |= {"note": "", "available": True, "kind": "backbone"}
     return entry
+
+
+def _panel_gone(controller: weakref.ref[Controller], number: int, *_: Any) -> None:
+    found = controller()
+    if found is not None:
+        with contextlib.suppress(RuntimeError):
+            found._forget(number)
 
 
 _controllers: weakref.WeakKeyDictionary[Any, Controller] = weakref.WeakKeyDictionary()

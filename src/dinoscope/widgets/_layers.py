@@ -153,7 +153,7 @@ def pixel_sizes_um(layer: Layer, axes: str) -> dict[str, float]:
     Rotation, shear and the extra affine are part of it: the size is how far one step along the
     axis goes in the world.
     """
-    steps = layer.affine.linear_matrix @ _data_to_physical(layer).linear_matrix
+    steps = layer.affine.linear_matrix @ data_to_physical(layer).linear_matrix
     sizes: dict[str, float] = {}
     to_um: list[float] = []
     for unit in layer.units:
@@ -296,7 +296,8 @@ def visible_region(viewer: Viewer, source: Source) -> tuple[int, int, int, int]:
 # -- where a result belongs --------------------------------------------------------------------
 
 
-def _data_to_physical(layer: Layer) -> Any:
+def data_to_physical(layer: Layer) -> Any:
+    """The transform from pixels to the layer's units, before its extra affine."""
     from napari.utils.transforms import CompositeAffine
 
     return CompositeAffine(
@@ -314,7 +315,7 @@ def spatial_kwargs(layer: Layer, *, keep: Sequence[int] | None = None) -> dict[s
     """What places a new layer exactly where `layer` is (with only the dimensions `keep` of it)."""
     if keep is not None and len(keep) < layer.ndim:
         chosen = list(keep)
-        transform = _data_to_physical(layer).set_slice(chosen)
+        transform = data_to_physical(layer).set_slice(chosen)
         affine = layer.affine.set_slice(chosen)
         labels = [layer.axis_labels[i] for i in chosen]
         units = [layer.units[i] for i in chosen]
@@ -408,7 +409,7 @@ def place(
             shape.append(1 if letter in gone else length.get(letter, size))
     kwargs = spatial_kwargs(layer, keep=range(lead, len(axes)))
     if offset[lead:].any():
-        linear = _data_to_physical(layer).linear_matrix[lead:, lead:]
+        linear = data_to_physical(layer).linear_matrix[lead:, lead:]
         kwargs["translate"] = np.asarray(kwargs["translate"]) + linear @ offset[lead:]
     if (stretch[lead:] != 1).any():
         kwargs["scale"] = np.asarray(kwargs["scale"]) * stretch[lead:]

@@ -79,6 +79,17 @@ def selection_kept(viewer: Viewer) -> Iterator[None]:
         selection.update(chosen)
 
 
+def remove_layer(viewer: Viewer, layer: Layer) -> None:
+    """Remove a layer of ours; the active layer, the selection and the tool stay as they were."""
+    from qtpy.QtCore import QCoreApplication, QEvent
+
+    with selection_kept(viewer):
+        viewer.layers.remove(layer)
+    # Drawn now: when several layers go between two frames, the next layer that is added crashes
+    # software OpenGL (Mesa 22 with vispy 0.17). Only repaints are let through, no other event.
+    QCoreApplication.sendPostedEvents(None, int(QEvent.Type.UpdateRequest.value))
+
+
 class Record:
     """What we know about one result layer of ours: what we wrote, and whether it still is ours."""
 
@@ -180,8 +191,7 @@ class Results:
             layer = record.layer
             if record.is_ours():
                 removed.append(layer.name)
-                with selection_kept(self.viewer):
-                    self.viewer.layers.remove(layer)
+                remove_layer(self.viewer, layer)
             else:
                 kept.append(layer.name)
         return removed, kept
@@ -371,8 +381,7 @@ class ResultSet:
                 if hasattr(old.layer, name):
                     setattr(layer, name, getattr(old.layer, name))
             was_active = self.results.viewer.layers.selection.active is old.layer
-            with selection_kept(self.results.viewer):
-                self.results.viewer.layers.remove(old.layer)
+            remove_layer(self.results.viewer, old.layer)
             record = self.results.add(layer, self.source.layer, task, self.group)
             if was_active:
                 self.results.viewer.layers.selection.active = layer
@@ -472,8 +481,8 @@ class _Open:
             self.record.store = before.store
             return
         layers = results.viewer.layers
+        remove_layer(results.viewer, self.record.layer)
         with selection_kept(results.viewer):
-            layers.remove(self.record.layer)
             layers.insert(min(before.at, len(layers)), before.layer)
 
 

@@ -23,12 +23,22 @@ from qtpy.QtWidgets import (
 
 from dinoscope.config import TASKS
 from dinoscope.widgets._client import Controller
-from dinoscope.widgets._layers import Source, full_size, layer_is_rgb, place
+from dinoscope.widgets._layers import (
+    Source,
+    data_to_physical,
+    full_size,
+    guess_axes,
+    layer_is_rgb,
+    place,
+)
 from dinoscope.widgets._models import short_name
 from dinoscope.widgets._results import Results
 from dinoscope.widgets._run import Outcome, PredictRun, RunRequest
 from dinoscope.widgets._store import ResultStore
 from dinoscope.widgets._style import hint_label, time_text
+
+#: Space between two models' results, as a share of their width.
+GAP = 0.05
 
 
 class TrialRunner(QObject):
@@ -114,7 +124,7 @@ class TrialRunner(QObject):
 
 
 def show_view(results: Results, request: RunRequest) -> None:
-    """A copy of what is in view, for the model's own cell of the grid."""
+    """A copy of what is in view, to lie below the model's results."""
     from napari.layers import Image
 
     source, options = request.source, request.options
@@ -159,7 +169,8 @@ class TrialPanel(QWidget):
         self._source_id = ""
         self._entries: list[dict[str, Any]] = []
         self._hidden: dict[Any, bool] = {}
-        self._stride = 1
+        self._moved: dict[Any, np.ndarray] = {}
+        self._camera: tuple[Any, float] | None = None
 
         self.candidates = QListWidget()
         self.candidates.setToolTip("Models to compare: those that can do a ticked task.")
@@ -178,9 +189,9 @@ class TrialPanel(QWidget):
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
         header.setSectionResizeMode(1, QHeaderView.ResizeMode.ResizeToContents)
         header.setSectionResizeMode(2, QHeaderView.ResizeMode.ResizeToContents)
-        self.grid = QPushButton("Side by side")
-        self.grid.setCheckable(True)
-        self.grid.setToolTip("Show each model's result in a cell of its own.")
+        self.beside = QPushButton("Side by side")
+        self.beside.setCheckable(True)
+        self.beside.setToolTip("Show the results of all models next to each other.")
         self.use = QPushButton("Use")
         self.use.setToolTip("Choose the model of the selected row for Run.")
         self.clear = QPushButton("Clear")
@@ -194,7 +205,7 @@ class TrialPanel(QWidget):
         layout.addWidget(self.table)
         line = QHBoxLayout()
         line.setSpacing(6)
-        for button in (self.grid, self.use, self.clear):
+        for button in (self.beside, self.use, self.clear):
             line.addWidget(button, 1)
         layout.addLayout(line)
         layout.addWidget(self.note)
@@ -202,7 +213,7 @@ class TrialPanel(QWidget):
 
         self.try_button.clicked.connect(self._on_try)
         self.table.itemSelectionChanged.connect(self._on_row)
-        self.grid.toggled.connect(self._on_grid)
+        self.beside.toggled.connect(self._on_side_by_side)
         self.use.clicked.connect(self._on_use)
         self.clear.clicked.connect(self.forget)
 
@@ -267,11 +278,11 @@ class TrialPanel(QWidget):
     def finish(self) -> None:
         """All models have ended: show them side by side."""
         if self.table.rowCount() > 1:
-            self.grid.setChecked(True)
+            self.beside.setChecked(True)
 
     def forget(self) -> None:
         """Remove the compared layers and bring the view back."""
-        self.grid.setChecked(False)
+        self.beside.setChecked(False)
         groups = [self.table.item(r, 0).text() for r in range(self.table.rowCount())]
         kept = []
         for group in groups:
@@ -282,7 +293,7 @@ class TrialPanel(QWidget):
         self.note.setVisible(bool(kept))
 
     def _results_shown(self, shown: bool) -> None:
-        for widget in (self.table, self.grid, self.use, self.clear):
+        for widget in (self.table, self.beside, self.use, self.clear):
             widget.setVisible(shown)
         self.note.setVisible(False)
 
@@ -297,35 +308,43 @@ class TrialPanel(QWidget):
         self.try_clicked.emit()
 
     def _on_row(self) -> None:
-        if self.grid.isChecked():
+        if self.beside.isChecked():
             return
         label = self._selected()
         for group, layer in self._group_layers():
             layer.visible = group == label
 
-    def _on_grid(self, on: bool) -> None:
-        """Each model's layers share a cell; everything else is hidden meanwhile."""
+    def _on_side_by_side(self, on: bool) -> None:
+        """Each model's layers move beside those of the one before; the others are hidden.
+
+        napari's grid would give the image and each other layer of the user's a cell of its own.
+        """
         viewer = self._controller.results.viewer
-        grid = viewer.canvas.grid
-        own = [layer for _, layer in self._group_layers()]
+        camera = viewer.scene.camera
+        own = self._group_layers()
         if on and own:
-            self._hidden = {layer: layer.visible for layer in viewer.layers if layer not in own}
+            self._hidden = {
+                layer: layer.visible
+                for layer in viewer.layers
+                if all(layer is not mine for _, mine in own)
+            }
+            self._camera = (camera.center, camera.zoom)
             for layer in self._hidden:
                 layer.visible = False
-            for layer in own:
+            column = {group: n for n, group in enumerate(dict.fromkeys(g for g, _ in own))}
+            for group, layer in own:
+                self._moved[layer] = np.array(layer.translate)
+                layer.translate = self._moved[layer] + column[group] * _one_beside(layer)
                 layer.visible = True
-            self._stride = grid.stride
-            groups = {g for g, _ in self._group_layers()}
-            # Counted from the top of the list, where the compared layers are.
-            grid.stride = -(len(own) // max(len(groups), 1))
-            grid.enabled = True
-        elif not on and self._hidden:
-            grid.enabled = False
-            grid.stride = self._stride
+            viewer.fit_to_view()
+        elif not on and self._camera is not None:
+            for layer, translate in self._moved.items():
+                layer.translate = translate
             for layer, visible in self._hidden.items():
                 if layer in viewer.layers:
                     layer.visible = visible
-            self._hidden = {}
+            camera.center, camera.zoom = self._camera
+            self._hidden, self._moved, self._camera = {}, {}, None
             self._on_row()
 
     def _on_use(self) -> None:
@@ -333,3 +352,11 @@ class TrialPanel(QWidget):
         for entry in self._entries:
             if short_name(str(entry["name"])) == label:
                 self.use_clicked.emit(str(entry["name"]))
+
+
+def _one_beside(layer: Any) -> np.ndarray:
+    """How far a layer has to be moved to lie beside itself, along its own columns."""
+    axes = guess_axes(layer)
+    step = np.zeros(layer.ndim)
+    step[axes.index("X")] = layer.data.shape[axes.index("X")] * (1 + GAP)
+    return np.asarray(data_to_physical(layer).linear_matrix @ step)

@@ -184,6 +184,7 @@ class FinetunePanel(Panel):
         self.choose.clicked.connect(self._on_choose)
         self.runbar.run_clicked.connect(self.start)
         self.runbar.cancel_clicked.connect(self.cancel)
+        self.controller.models_changed.connect(self._suggest_name)
 
     def on_teardown(self) -> None:
         if self._job is not None and self._job.running:
@@ -194,6 +195,7 @@ class FinetunePanel(Panel):
         self.labels.disconnect_viewer()
         self.depth.disconnect_viewer()
         self.base.disconnect_controller()
+        self.controller.models_changed.disconnect(self._suggest_name)
 
     # -- what is learned -----------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QHBoxLayout, QPushButton
+from qtpy.QtWidgets import QDoubleSpinBox, QHBoxLayout, QPushButton
 
 from dinoscope.config import PredictOptions
 from dinoscope.errors import DinoscopeError, InputError, OutputError
@@ -156,7 +156,17 @@ class PredictPanel(Panel):
             "Find the sharpest plane at each pixel: a height map, its confidence,\n"
             "and an image that is in focus everywhere."
         )
+        self.step = QDoubleSpinBox()
+        self.step.setRange(0.0, 10_000.0)
+        self.step.setDecimals(3)
+        self.step.setSuffix(" µm")
+        self.step.setSpecialValueText("from the layer")
+        self.step.setKeyboardTracking(False)
+        self.step.setToolTip("Distance between two planes of the stack.")
+        grid = form()
+        add_row(grid, "Z step", self.step)
         rows.addWidget(self.height_about)
+        rows.addLayout(grid)
         rows.addWidget(self.height_run)
         self.body.addWidget(self.height_card)
         self.body.addStretch(1)
@@ -257,6 +267,7 @@ class PredictPanel(Panel):
         """Start; everything else happens in events."""
         if self._runner is not None and self._runner.running:
             return
+        self.trials.beside.setChecked(False)
         try:
             request = self.request()
         except DinoscopeError as error:
@@ -313,6 +324,7 @@ class PredictPanel(Panel):
 
     def _on_try(self) -> None:
         models = self.trials.chosen()
+        self.trials.beside.setChecked(False)
         try:
             if not models:
                 raise InputError("no model is ticked", hint="Tick the models to compare.")
@@ -332,6 +344,8 @@ class PredictPanel(Panel):
             channels = self.more.values()["channels"]
             if channels is not None:
                 payload["channels"] = channels
+            if self.step.value() > 0:
+                payload["step_um"] = self.step.value()
         except DinoscopeError as error:
             self._complain(str(error))
             return
@@ -437,7 +451,7 @@ class PredictPanel(Panel):
             self._save(self._last.classes, "classes")
 
     def _save(self, table: Any, what: str) -> None:
-        from dinoscope.arrays.output import write_table
+        from dinoscope.arrays.tables import write_table
 
         path = self.ask_csv(what)
         if not path:
@@ -461,10 +475,10 @@ class PredictPanel(Panel):
             self.runbar.run.setEnabled(self.source.layer is not None and not self.runbar.busy)
             return
         self.runbar.run.setEnabled(not self.runbar.busy)
+        self.scope.offer(math.prod(source.image.plane_shape))
         if source.key != self._source_key:
             self._source_key = source.key
             self._restore(self.controller.settings.get(source.key, {}))
-        self.scope.offer(math.prod(source.image.plane_shape))
         self._offer_height(source)
         self._on_choice()
 
