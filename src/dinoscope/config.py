@@ -82,7 +82,7 @@ class InstanceOptions:
         12, "Objects of fewer pixels are dropped.", low=0, high=10_000_000, unit="px"
     )
     min_size_share: float = option(
-        0.15,
+        0.1,
         "Objects smaller than this share of the typical object's area are dropped.",
         low=0,
         high=1,

@@ -22,6 +22,9 @@ FIRST_ZOOMS = (1.0, 2.0, 0.5)
 CLOSE_OCTAVES = 0.15
 #: Looks at most, each at the scale that the one before suggested.
 LOOKS = 4
+#: An estimate is used as if it were this much smaller: objects seen a little too large are still
+#: found, objects seen too small merge or vanish (measured on DSB2018 dev-val: AP@0.5 +0.04).
+CAUTION = 0.85
 #: Side of what is looked at, in tiles.
 SEEN_TILES = 2
 #: Fewer foreground pixels than this share of the plane tell nothing about size.
@@ -86,7 +89,7 @@ def zoom_for(prepared: Prepared, runner: Runner) -> tuple[float, float | None]:
     diameter = estimate_diameter(prepared, runner)
     if diameter is None:
         return _clipped(card.zoom), None
-    return _clipped(card.diameter_px / diameter), diameter
+    return _clipped(card.diameter_px / (CAUTION * diameter)), diameter
 
 
 def _clipped(zoom: float) -> float:
