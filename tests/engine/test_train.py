@@ -168,6 +168,24 @@ def test_truths_that_cannot_be_used_are_named(
     assert not (tmp_path / "m.dinoscope").exists()
 
 
+def test_stacks_without_axes_in_their_labels_train_plane_by_plane(tmp_path: Path) -> None:
+    import tifffile
+
+    rng = np.random.default_rng(0)
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    ids = np.zeros((4, 60, 70), np.uint16)
+    ids[:, 20:40, 20:40] = 1
+    pixels = (ids * 100 + rng.integers(0, 30, ids.shape)).astype(np.uint8)
+    write_image(tmp_path / "images" / "s.ome.tif", pixels, "ZYX", {})
+    tifffile.imwrite(tmp_path / "labels" / "s.tif", ids, photometric="minisblack")
+    source = sources_from_folders(tmp_path / "images", tmp_path / "labels", "instance")
+    options = TrainOptions(tune="heads", epochs=1, batch_size=2, crop_px=112, threads=1)
+    _, summary = _run([source], options, tmp_path / "s.dinoscope")
+    assert summary.training_images == 4
+    assert summary.validation_images == 0  # planes of one stack never stand on both sides
+
+
 def test_a_table_that_names_unknown_images_is_refused(
     disc_folders: Folders, tmp_path: Path
 ) -> None:

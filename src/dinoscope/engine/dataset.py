@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from dinoscope.arrays.axes import read_plane, sample_indices
+from dinoscope.arrays.files import image_stem
 from dinoscope.arrays.normalize import Normalization, limits, to_model_input
 from dinoscope.errors import InputError
 from dinoscope.types import ImageInput
@@ -137,10 +138,10 @@ def sources_from_folders(
     """
     images_dir, truth = Path(images_dir), Path(truth)
     images = images_in(images_dir)
-    by_stem = {p.stem: p for p in images}
+    by_stem = {image_stem(p): p for p in images}
     if task == "classification":
         return _classes_from_csv(images_dir, by_stem, truth, axes)
-    truths = {p.stem: p for p in images_in(truth)}
+    truths = {image_stem(p): p for p in images_in(truth)}
     stems = [s for s in by_stem if s in truths]
     if not stems:
         raise InputError(
@@ -167,7 +168,7 @@ def _classes_from_csv(
         raise InputError(
             f"class table {str(table)!r} has {found}", expected="columns image and class"
         )
-    unknown = [r["image"] for r in rows if Path(r["image"]).stem not in by_stem]
+    unknown = [r["image"] for r in rows if image_stem(r["image"]) not in by_stem]
     if unknown:
         raise InputError(
             f"class table {str(table)!r} names {len(unknown)} unknown images, first {unknown[0]!r}",
@@ -176,7 +177,7 @@ def _classes_from_csv(
     groups = [r["group"] for r in rows] if "group" in rows[0] else None
     return TaskSource(
         "classification",
-        [by_stem[Path(r["image"]).stem] for r in rows],
+        [by_stem[image_stem(r["image"])] for r in rows],
         [r["class"] for r in rows],
         images_dir.name,
         axes,

@@ -13,7 +13,7 @@ from dinoscope.arrays.files import read_image
 from dinoscope.arrays.labels import typical_diameter
 from dinoscope.arrays.normalize import Normalization
 from dinoscope.engine.dataset import ImageSet, TaskSource, TrainingImage, normalized_planes
-from dinoscope.errors import InputError
+from dinoscope.errors import AxesError, InputError
 from dinoscope.tasks.base import IGNORE
 from dinoscope.types import ImageInput
 
@@ -48,17 +48,10 @@ def load_sources(
             image = as_image(reference, source.axes)
             key = _key(reference, position)
             group = source.groups[position] if source.groups else key
-            known = any(k[0] == key for k in (name.rsplit("@", 1) for name in images))
-            planes = (
-                []
-                if known
-                else [
-                    (f"{key}@{'_'.join(map(str, index))}", pixels)
-                    for index, pixels in normalized_planes(image, normalization)
-                ]
-            )
-            for name, pixels in planes:
-                images[name] = TrainingImage(name, group, pixels, {})
+            if not any(name.rsplit("@", 1)[0] == key for name in images):
+                for index, pixels in normalized_planes(image, normalization):
+                    name = f"{key}@{'_'.join(map(str, index))}"
+                    images[name] = TrainingImage(name, group, pixels, {})
             _add_truth(images, key, image, source.task, truth, classes)
     return [ImageSet(name, list(images.values())) for name, images in sets.items()]
 
@@ -70,6 +63,20 @@ def as_image(reference: Path | ImageInput | str, axes: str | None = None) -> Ima
 
 def _key(reference: Path | ImageInput, position: int) -> str:
     return f"{reference.name}#{position}" if isinstance(reference, ImageInput) else str(reference)
+
+
+def _open_truth(truth: Path | ImageInput | str, image: ImageInput) -> ImageInput:
+    """A label image; a file that does not name its axes, or takes planes for colours, has those
+    of the image, without channels."""
+    if isinstance(truth, ImageInput):
+        return truth
+    axes = image.plane_axes + "YX"
+    try:
+        label = read_image(truth)
+    except AxesError:
+        return read_image(truth, axes)
+    fits = label.shape == (*image.plane_shape, image.size("Y"), image.size("X"))
+    return ImageInput(label.data, axes, label.pixel_size_um, label.name) if fits else label
 
 
 def _add_truth(
@@ -86,7 +93,7 @@ def _add_truth(
         for name in names:
             images[name] = _with(images[name], task, number)
         return
-    label = as_image(truth) if not isinstance(truth, str) else as_image(Path(truth))
+    label = _open_truth(truth, image)
     if label.plane_shape != image.plane_shape or (label.size("Y"), label.size("X")) != (
         image.size("Y"),
         image.size("X"),

@@ -121,6 +121,7 @@ def write(path: str | Path, card: ModelCard, tensors: Mapping[str, np.ndarray]) 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(arrays, str(temporary), metadata=metadata)
+        temporary.chmod(0o666 & ~_umask())  # safetensors makes files that only their owner can read
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         raise OutputError(
@@ -131,6 +132,12 @@ def write(path: str | Path, card: ModelCard, tensors: Mapping[str, np.ndarray]) 
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     return digest
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
 
 
 def update_card(path: str | Path, **changes: Any) -> ModelCard:
