@@ -126,7 +126,10 @@ def train(
     plan = _plan(model, options, images, tasks)
     dtype, note = check_bf16(model.backbone, device)
     notes += [note] if note else []
-    validator = Validator(held, plan, device=device, dtype=dtype) if held else None
+    looked_at = 24 if any(task(t).dense for t in tasks) else 200  # whole planes take longer
+    validator = (
+        Validator(held, plan, device=device, dtype=dtype, at_most=looked_at) if held else None
+    )
     _prepare_heads(model, heads, new_heads)
     before = _before(model, heads, validator, new_heads)
     yield Progress("prepare", 2, 3, message=f"{len(images)} images", values=_named(before))
