@@ -70,13 +70,24 @@ def test_the_course_is_shown_and_the_model_is_chosen_in_predict(
     qtbot.addWidget(predict, before_close_func=PredictPanel.teardown)
     panel.runbar.run.click()
     job = fake.last("train")
+    before = {"before_ap50": 0.3, "before_score": 0.3}
+    job.send("progress", step="prepare", done=2, total=3, message="1 images", values=before)
     for step in range(1, 6):
-        values = {"step": step, "loss": 1 / step, "images_per_s": 12.0}
+        values = {"loss": 1 / step, "images_per_s": 12.0}
         if step == 5:
-            values["val_ap50"] = 0.8
-        job.send("progress", step="train", done=step, total=10, seconds_left=8.0, values=values)
+            values |= {"val_ap50": 0.8, "val_score": 0.8}
+        job.send(
+            "progress",
+            step="train",
+            done=step * 100,
+            total=1000,
+            seconds_left=8.0,
+            message=f"step {step}",
+            values=values,
+        )
     qtbot.waitUntil(lambda: len(panel.curve.loss) == 5)
-    assert panel.curve.score == [(5, 0.8)]
+    assert panel.curve.score == [(0, 0.3), (5, 0.8)]
+    assert panel.curve.loss[-1] == (5, 0.2)
     assert "12.0 images/s" in panel.numbers.text()
     assert "ap50 0.8" in panel.numbers.text()
     assert "8.0 s left" in panel.runbar.status.text()

@@ -281,3 +281,11 @@ def test_groups_do_not_replace_each_other(viewer: ViewerModel, source: Source) -
     assert names(viewer) == ["cells", "cells · instances [a]", "cells · instances [b]"]
     results.remove(str(source.layer.unique_id), group="a")
     assert names(viewer) == ["cells", "cells · instances [b]"]
+
+
+def test_opaque_results_below_labels_start_hidden(viewer: ViewerModel, source: Source) -> None:
+    results = Results(viewer)
+    for tasks, shown in ((("depth",), True), (("depth", "instance"), False)):
+        one = ResultSet(results, source, place(source), group=str(shown), tasks=tasks)
+        one.put("depth", {}, np.ones((HEIGHT, WIDTH), np.float32))
+        assert viewer.layers[-1].visible is shown

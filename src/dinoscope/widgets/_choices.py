@@ -167,9 +167,12 @@ class DiameterRow(QWidget):
         self.circle = QPushButton("Circle")
         self.circle.setCheckable(True)
         self.circle.setToolTip("Show a circle of this diameter on the image, to compare.")
+        for button in (self.estimate, self.circle):
+            button.setObjectName("small")
+        self.control.widget.setMinimumWidth(108)
         line = QHBoxLayout(self)
         line.setContentsMargins(0, 0, 0, 0)
-        line.setSpacing(6)
+        line.setSpacing(4)
         line.addWidget(self.control.widget, 1)
         line.addWidget(self.estimate)
         line.addWidget(self.circle)
@@ -270,6 +273,7 @@ class AdjustControls(QWidget):
         self.controls: dict[str, Control] = {
             "threshold": control_for(InstanceOptions, "threshold"),
             "min_size_px": control_for(InstanceOptions, "min_size_px", high=100_000),
+            "min_size_share": control_for(InstanceOptions, "min_size_share"),
             "remove_border": control_for(
                 InstanceOptions, "remove_border", label="Drop objects at the border"
             ),
@@ -278,6 +282,7 @@ class AdjustControls(QWidget):
         grid = form()
         add_row(grid, "Threshold", self.controls["threshold"].widget)
         add_row(grid, "Smallest", self.controls["min_size_px"].widget)
+        add_row(grid, "… of typical", self.controls["min_size_share"].widget)
         line = QHBoxLayout()
         line.setSpacing(12)
         for name in ("remove_border", "fill_holes"):

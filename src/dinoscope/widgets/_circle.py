@@ -85,4 +85,4 @@ class DiameterCircle:
 
 
 def _edge_width(diameter_px: float) -> float:
-    return max(diameter_px / 30, 0.5)
+    return max(diameter_px / 16, 0.5)

@@ -237,6 +237,8 @@ class ResultSet:
         Results of another group are left alone; the name of the model where models are compared.
     about : Mapping
         Provenance, stored in each layer's metadata.
+    tasks : sequence of str
+        What the run will give.
     """
 
     def __init__(
@@ -247,11 +249,13 @@ class ResultSet:
         *,
         group: str = "",
         about: Mapping[str, Any] | None = None,
-        class_names: Sequence[str] = (),
+        tasks: Sequence[str] = (),
     ) -> None:
         self.results, self.source, self.placement, self.group = results, source, placement, group
         self.about = dict(about or {})
-        self.class_names = tuple(class_names)
+        self.class_names: tuple[str, ...] = ()
+        # An opaque result below labels would hide the image from them: its eye starts closed.
+        self._labelled = any(KINDS[t].layer == "labels" for t in tasks if t in KINDS)
         self._open: dict[str, _Open] = {}
 
     # -- writing -------------------------------------------------------------------------------
@@ -413,6 +417,8 @@ class ResultSet:
             f" [{self.group}]" if self.group else ""
         )
         common = {"name": name, **self.placement.kwargs, **kind.style}
+        if task in ("pca", "depth") and self._labelled:
+            common["visible"] = False
         if kind.layer == "labels":
             layer = Labels(store.array, **common)
             if task == "semantic":

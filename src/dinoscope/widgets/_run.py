@@ -64,6 +64,7 @@ class PredictRun(QObject):
             request.source,
             place(request.source, plane=options.plane, region=options.region),
             group=request.group,
+            tasks=options.tasks,
             about={
                 "model": request.label,
                 "options": _plain(options),

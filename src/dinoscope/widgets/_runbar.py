@@ -115,7 +115,7 @@ class RunBar(QWidget):
 
     def _text(self, progress: Progress) -> str:
         parts = [progress.message or progress.step]
-        if progress.total > 1:
+        if 1 < progress.total < _SCALE:  # a larger total is a share of time, not a count
             parts.append(f"{progress.done} of {progress.total}")
         if progress.seconds_left is not None:
             parts.append(f"about {time_text(progress.seconds_left)} left")

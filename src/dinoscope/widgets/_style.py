@@ -52,6 +52,8 @@ def style_sheet(viewer: Viewer) -> str:
     QPushButton#primary:disabled {{
         background: {colour["primary"]}; color: {colour["secondary"]}; font-weight: 400;
     }}
+    QPushButton#small {{ padding: 4px 6px; }}
+    QPushButton#small:checked {{ background: {colour["current"]}; color: white; }}
     QPushButton#segment {{ padding: 4px 4px; border-radius: 0; margin: 0; }}
     QPushButton#segment:checked {{ background: {colour["current"]}; color: white; }}
     QToolButton#fold {{

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,8 @@ TUNE = {
     "lora-all": ("LoRA in all blocks", "Adapts the whole network: slower, for unusual images."),
 }
 _SUFFIX = ".dinoscope"
+#: The score that is shown for a task, by the names that the training gives them.
+SCORES = ("ap50", "iou", "depth_gain", "f1_macro")
 
 
 class FinetunePanel(Panel):
@@ -306,13 +309,16 @@ class FinetunePanel(Panel):
         values = dict(progress.values)
         if not values:
             return
-        self._step = int(values.get("step", self._step + 1))
+        step = re.fullmatch(r"step (\d+)", progress.message)
+        self._step = int(step.group(1)) if step else self._step
         if "loss" in values:
             self.curve.add_loss(self._step, float(values["loss"]))
-        for name, value in values.items():
-            if name.startswith("val_") and name != "val_loss":
-                self.curve.add_score(self._step, float(value), name.removeprefix("val_"))
-                break
+        for when in ("before_", "val_"):
+            # The score of the task where there is one task, the mean of all else.
+            names = [n for n in (*SCORES, "score") if when + n in values]
+            if names:
+                name = names[0] if len(names) < 3 else "score"
+                self.curve.add_score(self._step, float(values[when + name]), name)
         parts = []
         if self.curve.loss:
             parts.append(f"loss {self.curve.loss[-1][1]:.3g}")
