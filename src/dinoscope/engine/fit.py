@@ -154,7 +154,7 @@ def fit(
         if not bool(torch.isfinite(total)):
             _use(model, best)
             raise TrainingError(
-                f"the loss became {float(total)} at step {state.step}, in a batch of "
+                f"the loss became {float(total.detach())} at step {state.step}, in a batch of "
                 f"{', '.join(dict.fromkeys(batch.names))}",
                 hint="The last good state was kept. Check these images, or train more slowly.",
             )
