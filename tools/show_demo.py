@@ -49,6 +49,8 @@ def show(folder: Path) -> napari.Viewer:
             if kind in results:
                 add_result(viewer, path, kind, f"{source.stem} {kind}", right)
         right += 1.1 * pixels.shape[len(axes) - 1]
+    for axis in range(viewer.dims.ndim - 2):
+        viewer.dims.set_current_step(axis, viewer.dims.nsteps[axis] // 2)
     viewer.reset_view()
     return viewer
 
