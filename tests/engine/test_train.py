@@ -15,6 +15,7 @@ from dinoscope.config import PredictOptions, TrainOptions
 from dinoscope.engine.dataset import ImageSet, TaskSource, TrainingImage, sources_from_folders
 from dinoscope.engine.predict import run_prediction
 from dinoscope.engine.train import TrainSummary, split, train
+from dinoscope.engine.validate import Validator
 from dinoscope.errors import InputError, TrainingError
 from dinoscope.models.checkpoint import load_model, save_model
 from dinoscope.models.model import Model
@@ -129,6 +130,29 @@ def test_a_classifier_from_a_dense_model_leaves_the_dense_part_behind(
     assert set(model.card.heads) == {"classification"}
     assert model.decoder is None
     assert model.card.normalization["mode"] == "fixed"
+
+
+def test_a_training_that_makes_it_worse_keeps_the_base(
+    disc_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = sources_from_folders(*disc_folders, "instance")
+    base = tmp_path / "base.dinoscope"
+    _run([source], QUICK, base)
+    scores = iter([0.9, 0.1, 0.2, 0.3])
+    monkeypatch.setattr(Validator, "__call__", lambda self, model: {"score": next(scores)})
+    output = tmp_path / "worse.dinoscope"
+    options = TrainOptions(tune="heads", epochs=1, batch_size=4, crop_px=112, threads=1)
+    events = train([source], options, base=base, output=output)
+    while True:
+        try:
+            next(events)
+        except StopIteration as stop:
+            summary = stop.value
+            break
+    assert any("base weights are kept" in n for n in summary.notes)
+    assert summary.scores == {"score": 0.9}
+    old, new = load_model(base).state_dict(), load_model(output).state_dict()
+    assert all(np.array_equal(old[n].numpy(), new[n].numpy()) for n in old)
 
 
 def test_groups_are_never_split() -> None:

@@ -95,8 +95,12 @@ def fit(
     checkpoint: Path | None = None,
     resume: bool = False,
     validate: Validate | None = None,
+    start_score: float | None = None,
 ) -> Generator[Progress, None, FitState]:
     """Train `model` in place; at the end it holds the best averaged weights.
+
+    `start_score` is the validation score of the weights as they are: they come back at the end
+    where no later ones reach it.
 
     Yields
     ------
@@ -126,7 +130,7 @@ def fit(
     average = WeightAverage(parameters, options.average)
     best = {n: t.clone() for n, t in average.tensors.items()}
     weigh = balance(options.balance, options.balance_weights)
-    state = FitState()
+    state = FitState(best_score=-math.inf if start_score is None else start_score)
     if resume and checkpoint is not None and checkpoint.exists():
         _restore(checkpoint, model, optimizer, average, best, weigh, state)
     stream = batch_stream(batches, state.step, options.workers)

@@ -162,8 +162,13 @@ def train(
         checkpoint=checkpoint,
         resume=options.resume,
         validate=validator,
+        start_score=before.get("score"),
     )
-    scores = _best_scores(state.history, state.best_step)
+    if before and state.best_step == 0:
+        notes.append(
+            "Training did not improve on the validation images: the base weights are kept."
+        )
+    scores = _best_scores(state.history, state.best_step, before)
     model.card = model.card.replace(
         name=output.stem,
         scores={n: round(v, 4) for n, v in scores.items()},
@@ -383,10 +388,15 @@ def _loss_settings(heads: Mapping[str, HeadSpec]) -> dict[str, dict[str, Any]]:
     return {n: {"low": s.low, "high": s.high} for n, s in heads.items() if n == "depth"}
 
 
-def _best_scores(history: Sequence[Mapping[str, float]], best_step: int) -> dict[str, float]:
+def _best_scores(
+    history: Sequence[Mapping[str, float]], best_step: int, before: Mapping[str, float]
+) -> dict[str, float]:
+    """Scores of the weights that were kept."""
+    wanted = {*MAIN_SCORE.values(), "rmse", "accuracy", "score"}
+    if best_step == 0:
+        return {n: v for n, v in before.items() if n in wanted}
     for entry in history:
         if entry["step"] == best_step:
-            wanted = {*MAIN_SCORE.values(), "rmse", "accuracy", "score"}
             return {n[4:]: v for n, v in entry.items() if n.startswith("val_") and n[4:] in wanted}
     return {}
 
