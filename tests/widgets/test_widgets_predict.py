@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.utils.notifications import notification_manager
-from tests.widgets.fake_worker import objects, summary, two_objects
+from tests.widgets.fake_worker import MODELS, objects, summary, two_objects
 
 from dinoscope.config import InstanceOptions
 from dinoscope.errors import InputError
@@ -220,8 +220,9 @@ def test_several_layers_as_channels(viewer: Any, open_panel: Any, fake: Any, qtb
         viewer.add_image(np.zeros((HEIGHT, WIDTH), np.uint16), name=name)
     viewer.add_image(np.zeros((HEIGHT, WIDTH + 1), np.uint16), name="other")
     panel = open_panel()
-    panel.source.combo.layer = viewer.layers["red"]
+    panel.source.combo.layer = viewer.layers["green"]
     panel.source.several.setChecked(True)
+    assert panel.source.several.isChecked()
     listed = [panel.source.channels.item(i).text() for i in range(panel.source.channels.count())]
     assert listed == ["red", "green", "blue"]
     job = run(panel, fake, qtbot)
@@ -229,7 +230,8 @@ def test_several_layers_as_channels(viewer: Any, open_panel: Any, fake: Any, qtb
     assert job.images["image"].shape == (3, HEIGHT, WIDTH)
     job.plane((), arrays={"instance": two_objects(HEIGHT, WIDTH)}, objects=objects(1, 2))
     finish(panel, job, qtbot)
-    assert [x.name for x in viewer.layers].index("red · instances") == 1
+    assert panel.source.several.isChecked()
+    assert [x.name for x in viewer.layers][:4] == ["red", "green", "green · instances", "blue"]
 
 
 def test_this_slice_runs_one_plane_and_lies_on_it(
@@ -715,29 +717,21 @@ def test_closing_the_dock_stops_the_run_and_takes_the_circle_away(
     window.add_image(np.zeros((HEIGHT, WIDTH)), name="later")
 
 
-def test_a_model_file_dropped_on_napari_is_chosen(window: Any, fake: Any, qtbot: Any) -> None:
+def test_a_model_file_dropped_on_napari_is_chosen(
+    window: Any, fake: Any, qtbot: Any, tmp_path: Path
+) -> None:
     from dinoscope.widgets._reader import get_reader
 
-    fake.answers["models"] = {
-        "models": [
-            *fake.answers["models"]["models"],
-            {
-                "name": "/data/yeast.dinoscope",
-                "kind": "model",
-                "tasks": ("instance",),
-                "available": True,
-                "where": "/data/yeast.dinoscope",
-                "note": "",
-            },
-        ]
-    }
+    path = tmp_path / "yeast.dinoscope"
+    path.write_bytes(b"")
+    known = {"name": str(path), "kind": "model", "tasks": ("instance",), "where": str(path)}
+    fake.answers["models"] = {"models": [*MODELS, {**known, "available": True, "note": ""}]}
     assert get_reader("image.tif") is None
-    reader = get_reader("/data/yeast.dinoscope")
-    assert reader is not None
-    assert reader("/data/yeast.dinoscope") == [(None,)]
+    assert window.open(str(path), plugin="napari-dinoscope") == []
     (panel,) = controller_for(window).panels(PredictPanel)
-    qtbot.waitUntil(lambda: panel.model.model == "/data/yeast.dinoscope")
+    qtbot.waitUntil(lambda: panel.model.entry.get("name") == str(path))
     assert panel.model.label == "yeast"
+    assert len(window.layers) == 0
 
 
 def test_no_layer_is_written_off_the_main_thread(
@@ -763,3 +757,96 @@ def test_no_layer_is_written_off_the_main_thread(
     assert "cells · instances" in viewer.layers
     panel.teardown()
     panel.deleteLater()
+
+
+# -- large results, full disks, files --------------------------------------------------------------
+
+
+def test_large_results_live_in_a_file_and_edits_are_still_noticed(
+    viewer: Any, open_panel: Any, fake: Any, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import zarr
+
+    monkeypatch.setattr("dinoscope.widgets._store.MEMORY_LIMIT", 1000)
+    viewer.add_image(np.zeros((4, HEIGHT, WIDTH)), name="large")
+    panel = open_panel()
+    panel.scope.buttons["stack"].click()
+
+    def once(first: int) -> None:
+        job = run(panel, fake, qtbot)
+        for z in range(4):
+            ids = two_objects(HEIGHT, WIDTH, first + 2 * z)
+            job.plane((z,), arrays={"instance": ids}, objects=objects(first + 2 * z))
+        finish(panel, job, qtbot)
+
+    once(1)
+    layer = viewer.layers["large · instances"]
+    assert isinstance(layer.data, zarr.Array)
+    assert layer.data[3].max() == 8
+    once(11)
+    assert len(viewer.layers) == 2
+    assert layer.data[3].max() == 18
+    layer.paint((2, 40, 5), 99)
+    once(1)
+    assert len(viewer.layers) == 3
+    assert layer.data[2, 40, 5] == 99
+    assert layer.data[3].max() == 18
+
+
+def test_a_full_disk_ends_the_run_with_words(
+    viewer: Any, open_panel: Any, fake: Any, qtbot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dinoscope.errors import OutputError
+    from dinoscope.widgets._store import ResultStore
+
+    viewer.add_image(np.zeros((3, HEIGHT, WIDTH)), name="cells")
+    panel = open_panel()
+    panel.scope.buttons["stack"].click()
+    job = run(panel, fake, qtbot)
+    job.plane((0,), arrays={"instance": two_objects(HEIGHT, WIDTH)}, objects=objects(1, 2))
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2)
+
+    def full(*_: Any) -> None:
+        raise OutputError("no space left on device")
+
+    monkeypatch.setattr(ResultStore, "write", full)
+    job.plane((1,), arrays={"instance": two_objects(HEIGHT, WIDTH)}, objects=objects(3, 4))
+    qtbot.waitUntil(lambda: not panel.runbar.busy)
+    assert job.cancel_asked
+    assert "no space left" in panel.runbar.status.text()
+    assert "kept in 'cells · instances'" in panel.runbar.status.text()
+    assert viewer.layers["cells · instances"].data[0].max() == 2
+
+
+def test_a_model_file_dropped_on_the_panel_is_chosen(
+    viewer: Any, open_panel: Any, fake: Any, qtbot: Any
+) -> None:
+    from qtpy.QtCore import QMimeData, QPoint, QPointF, Qt, QUrl
+    from qtpy.QtGui import QDragEnterEvent, QDropEvent
+
+    panel = open_panel()
+    data = QMimeData()
+    data.setUrls([QUrl.fromLocalFile("/data/yeast.dinoscope")])
+    copy, left, no = Qt.DropAction.CopyAction, Qt.MouseButton.LeftButton, Qt.KeyboardModifier(0)
+    enter = QDragEnterEvent(QPoint(5, 5), copy, data, left, no)
+    panel.dragEnterEvent(enter)
+    assert enter.isAccepted()
+    panel.dropEvent(QDropEvent(QPointF(5, 5), copy, data, left, no))
+    assert fake.last("models").payload["files"] == ["/data/yeast.dinoscope"]
+    other = QMimeData()
+    other.setUrls([QUrl.fromLocalFile("/data/cells.tif")])
+    enter = QDragEnterEvent(QPoint(5, 5), copy, other, left, no)
+    enter.ignore()
+    panel.dragEnterEvent(enter)
+    assert not enter.isAccepted()
+
+
+def test_a_run_that_has_to_wait_for_a_training_says_so(
+    viewer: Any, open_panel: Any, fake: Any, qtbot: Any
+) -> None:
+    viewer.add_image(np.zeros((HEIGHT, WIDTH)), name="cells")
+    panel = open_panel()
+    panel.controller.submit("train", {})
+    run(panel, fake, qtbot)
+    assert "until the training has ended" in panel.runbar.status.text()
+    panel.runbar.cancel.click()

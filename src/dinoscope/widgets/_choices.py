@@ -169,7 +169,7 @@ class DiameterRow(QWidget):
         self.circle.setToolTip("Show a circle of this diameter on the image, to compare.")
         for button in (self.estimate, self.circle):
             button.setObjectName("small")
-        self.control.widget.setMinimumWidth(108)
+        self.control.widget.setSuffix("")  # the unit stands in the row's label: room is short
         line = QHBoxLayout(self)
         line.setContentsMargins(0, 0, 0, 0)
         line.setSpacing(4)
@@ -282,7 +282,7 @@ class AdjustControls(QWidget):
         grid = form()
         add_row(grid, "Threshold", self.controls["threshold"].widget)
         add_row(grid, "Smallest", self.controls["min_size_px"].widget)
-        add_row(grid, "… of typical", self.controls["min_size_share"].widget)
+        add_row(grid, "Min. share", self.controls["min_size_share"].widget)
         line = QHBoxLayout()
         line.setSpacing(12)
         for name in ("remove_border", "fill_holes"):

@@ -40,8 +40,9 @@ class JobHandle(QObject):
 
     _arrived = Signal(object)
 
-    def __init__(self, parent: QObject | None = None) -> None:
+    def __init__(self, kind: str, parent: QObject | None = None) -> None:
         super().__init__(parent)
+        self.kind = kind
         self._job: Any = None
         self._over = False
         self._silent = False
@@ -237,7 +238,7 @@ class Controller(QObject):
         images: Mapping[str, ImageInput] | None = None,
     ) -> JobHandle:
         """Start a job. A worker that cannot be asked reports through the handle's `failed`."""
-        handle = JobHandle(self)
+        handle = JobHandle(kind, self)
         self._handles.add(handle)
         try:
             handle._job = self.client.submit(
@@ -246,6 +247,15 @@ class Controller(QObject):
         except DinoscopeError as error:
             handle._on_event(Event("error", {"error": error}))
         return handle
+
+    def waiting_text(self, besides: JobHandle | None = None) -> str:
+        """What to say where a training or prediction has to end first; else nothing."""
+        begun = [h.kind for h in self._handles if h.running and h is not besides]
+        if besides is None and "train" in begun:
+            return "Waits until the training has ended. Cancel takes it back."
+        if besides is not None and "predict" in begun:
+            return "Waits until the prediction has ended."
+        return ""
 
     def close(self) -> None:
         """End the worker and all jobs. The next `submit` starts a new one."""

@@ -43,11 +43,12 @@ class Source:
     layers: tuple[Layer, ...]
     image: ImageInput
     layer_axes: str
+    anchor: Layer | None = None
 
     @property
     def layer(self) -> Layer:
-        """The layer that results are placed over."""
-        return self.layers[0]
+        """The layer that results are placed over and named after."""
+        return self.anchor if self.anchor is not None else self.layers[0]
 
     @property
     def key(self) -> str:
@@ -170,8 +171,17 @@ def pixel_sizes_um(layer: Layer, axes: str) -> dict[str, float]:
     return sizes
 
 
-def make_source(layers: Sequence[Layer], *, axes: str = "") -> Source:
+def make_source(layers: Sequence[Layer], *, axes: str = "", anchor: Layer | None = None) -> Source:
     """The image that one layer, or several layers as channels, hold; nothing is read.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        One layer, or several as channels in this order.
+    axes : str
+        One letter for each dimension, where the user knows better than the labels.
+    anchor : Layer, optional
+        The layer that results belong to; the first one when not given.
 
     Raises
     ------
@@ -202,8 +212,11 @@ def make_source(layers: Sequence[Layer], *, axes: str = "") -> Source:
             hint="Use it alone, or split it (right click ▸ Split Stack / Split RGB).",
         )
     stack = ChannelStack([full_size(layer) for layer in layers])
-    image = ImageInput(stack, "C" + letters, sizes, name=first.name)
-    return Source(tuple(layers), image, letters)
+    if anchor is not None:
+        _check_same_geometry(first, anchor)
+    name = (anchor or first).name
+    image = ImageInput(stack, "C" + letters, sizes, name=name)
+    return Source(tuple(layers), image, letters, anchor)
 
 
 def _check_same_geometry(first: Layer, other: Layer) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QComboBox, QFileDialog, QPushButton, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QFileDialog, QPushButton, QVBoxLayout, QWidget
 
 from dinoscope.config import TASKS
 from dinoscope.widgets._client import Controller
-from dinoscope.widgets._style import add_row, blocked, form, hint_label, set_tone
+from dinoscope.widgets._style import add_row, blocked, form, hint_label, narrow, set_tone
 
 #: Files that hold a model or a backbone.
 MODEL_SUFFIXES = (".dinoscope", ".pth", ".safetensors")
@@ -29,8 +29,6 @@ class ModelPicker(QWidget):
     """
 
     changed = Signal()
-    #: The user agreed to a download of the chosen model's weights.
-    download_clicked = Signal()
 
     def __init__(self, controller: Controller, *, label: str = "Model", tooltip: str = "") -> None:
         super().__init__()
@@ -38,13 +36,9 @@ class ModelPicker(QWidget):
         self._controller = controller
         self._wanted = DEFAULT_MODEL
         self._entries: list[dict[str, Any]] = []
+        self._downloads: set[str] = set()
 
-        self.combo = QComboBox()
-        self.combo.setSizeAdjustPolicy(
-            QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
-        )
-        self.combo.setMinimumContentsLength(8)
-        self.combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.combo = narrow(QComboBox())
         self.combo.setToolTip(
             tooltip or "The model to run. Drop a .dinoscope file on the panel to add it."
         )
@@ -67,7 +61,7 @@ class ModelPicker(QWidget):
 
         self.combo.currentIndexChanged.connect(self._on_index)
         self.browse.clicked.connect(self._on_browse)
-        self.download.clicked.connect(self.download_clicked)
+        self.download.clicked.connect(self._on_download)
         controller.models_changed.connect(self._refresh)
         self._refresh()
 
@@ -85,6 +79,11 @@ class ModelPicker(QWidget):
         """What is known of the chosen model; empty until the worker has answered."""
         index = self.combo.currentIndex()
         return self._entries[index] if 0 <= index < len(self._entries) else {}
+
+    @property
+    def download_allowed(self) -> bool:
+        """Whether the user agreed that the weights of the chosen model are fetched."""
+        return self.model in self._downloads
 
     @property
     def label(self) -> str:
@@ -113,6 +112,10 @@ class ModelPicker(QWidget):
         patterns = " ".join(f"*{s}" for s in MODEL_SUFFIXES)
         path, _ = QFileDialog.getOpenFileName(self, "Open a model", "", f"Models ({patterns})")
         return path
+
+    def _on_download(self) -> None:
+        self._downloads.add(self.model)
+        self._describe()
 
     def _on_browse(self) -> None:
         path = self.ask_for_file()
@@ -154,7 +157,7 @@ class ModelPicker(QWidget):
 
     def _describe(self) -> None:
         entry = self.entry
-        self.download.setVisible(_downloadable(entry))
+        self.download.setVisible(_downloadable(entry) and not self.download_allowed)
         if not entry:
             set_tone(self.about, "Looking for models …")
             return
@@ -162,7 +165,10 @@ class ModelPicker(QWidget):
         if note:
             set_tone(self.about, note, "error")
         elif _downloadable(entry):
-            set_tone(self.about, "Its weights are not on this computer yet.", "warning")
+            text = "Its weights are not on this computer yet."
+            if self.download_allowed:
+                text = "Its weights will be fetched once, when you start."
+            set_tone(self.about, text, "warning")
         elif not entry.get("available", True):
             set_tone(self.about, "Its backbone is not on this computer.", "error")
         else:

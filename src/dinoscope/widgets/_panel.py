@@ -56,6 +56,7 @@ class Panel(QWidget):
         self.scroll.setFrameShape(QFrame.Shape.NoFrame)
         self.scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.scroll.setWidget(content)
+        content.installEventFilter(self)
         outer.addWidget(self.scroll, 1)
         foot = QWidget()
         foot.setObjectName("footer")
@@ -98,6 +99,15 @@ class Panel(QWidget):
             self._warmed = True
             # After the panel is on the screen: starting a process must not delay it.
             QTimer.singleShot(50, self._warm_up)
+
+    def eventFilter(self, watched: Any, event: QEvent) -> bool:
+        """Keep the panel wide enough for its content: it does not scroll sideways."""
+        if self._alive_now() and event.type() == QEvent.Type.LayoutRequest:
+            bar = self.scroll.verticalScrollBar().sizeHint().width()
+            wanted = max(MINIMUM_WIDTH, watched.minimumSizeHint().width() + bar + 2)
+            if wanted != self.minimumWidth():
+                self.setMinimumWidth(wanted)
+        return super().eventFilter(watched, event)
 
     def _alive_now(self) -> bool:
         return bool(getattr(self, "_alive", False))

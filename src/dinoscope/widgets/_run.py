@@ -239,7 +239,7 @@ class PredictRun(QObject):
             if summary.planes > 1:
                 parts.append(f"{summary.planes} planes")
             total = summary.seconds.get("total", sum(summary.seconds.values()))
-            parts.append(f"{time_text(total)} on {summary.device}")
+            parts.append(f"{time_text(total)} on {summary.device.upper()}")
             if summary.diameter_px:
                 parts.append(f"objects of about {summary.diameter_px:.0f} px")
         text = "Done: " + ", ".join(parts) + "." if parts else "Done."

@@ -13,14 +13,13 @@ from qtpy.QtWidgets import (
     QLineEdit,
     QListWidget,
     QListWidgetItem,
-    QSizePolicy,
     QVBoxLayout,
     QWidget,
 )
 
 from dinoscope.errors import DinoscopeError
 from dinoscope.widgets._layers import Source, full_size, guess_axes, make_source, same_geometry
-from dinoscope.widgets._style import add_row, blocked, form, hint_label, set_tone
+from dinoscope.widgets._style import add_row, blocked, form, hint_label, narrow, set_tone
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -55,10 +54,7 @@ class LayerCombo(QComboBox):
         super().__init__()
         self._viewer, self._kind, self._none, self._accept = viewer, kind, none, accept
         self._choices: list[Layer | None] = []
-        # Long names must not widen the panel.
-        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        self.setMinimumContentsLength(8)
-        self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        narrow(self)
         events = viewer.layers.events
         for event in (events.inserted, events.removed, events.reordered, events.renamed):
             event.connect(self.refresh)
@@ -131,7 +127,7 @@ class SourcePicker(QWidget):
             "Offered are layers with the same shape, scale and position."
         )
         self.channels = QListWidget()
-        self.channels.setToolTip("Ticked layers become the channels of one image, top first.")
+        self.channels.setToolTip("Ticked layers become the channels of one image, in this order.")
         self.channels.setMaximumHeight(84)
         self.channels.hide()
         self.axes = QLineEdit()
@@ -143,8 +139,8 @@ class SourcePicker(QWidget):
 
         grid = form()
         add_row(grid, "Layer", self.combo, tooltip="The image to work on.")
-        grid.addWidget(self.several, grid.rowCount(), 1)
-        grid.addWidget(self.channels, grid.rowCount(), 1)
+        grid.addWidget(self.several, grid.rowCount(), 0, 1, 2)
+        grid.addWidget(self.channels, grid.rowCount(), 0, 1, 2)
         add_row(grid, "Axes", self.axes)
         grid.addWidget(self.about, grid.rowCount(), 0, 1, 2)
         layout = QVBoxLayout(self)
@@ -176,7 +172,7 @@ class SourcePicker(QWidget):
         if self.several.isChecked():
             ticked = self._ticked()
             layers = ticked or layers
-        return make_source(layers, axes=self.axes.text())
+        return make_source(layers, axes=self.axes.text(), anchor=self.layer)
 
     def disconnect_viewer(self) -> None:
         self.combo.disconnect_viewer()

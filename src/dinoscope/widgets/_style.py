@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
+    QComboBox,
     QFrame,
     QGridLayout,
     QHBoxLayout,
@@ -151,6 +152,14 @@ def side_by_side(*widgets: QWidget, stretch_first: bool = True) -> QWidget:
     if not stretch_first:
         line.addStretch(1)
     return holder
+
+
+def narrow(combo: QComboBox) -> QComboBox:
+    """Long entries must not widen the panel."""
+    combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    combo.setMinimumContentsLength(8)
+    combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+    return combo
 
 
 def hint_label(text: str = "") -> QLabel:

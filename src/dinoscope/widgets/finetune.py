@@ -33,7 +33,15 @@ from dinoscope.widgets._panel import Panel
 from dinoscope.widgets._run import progress_of
 from dinoscope.widgets._runbar import RunBar
 from dinoscope.widgets._sources import LayerCombo, SourcePicker
-from dinoscope.widgets._style import add_row, form, hint_label, section, side_by_side, time_text
+from dinoscope.widgets._style import (
+    add_row,
+    form,
+    hint_label,
+    narrow,
+    section,
+    side_by_side,
+    time_text,
+)
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -41,13 +49,14 @@ if TYPE_CHECKING:
 TARGET_HINT = {
     "instance": "A Labels layer in which each object has its own number; 0 is background.",
     "semantic": "A Labels layer in which each number is a class; 0 is background, 255 is ignored.",
-    "depth": "An image layer with the height of each pixel; larger = nearer the objective.",
+    "depth": "An image layer with the height of each pixel; larger = nearer the objective. For a "
+    "z-stack: take its 'in focus' layer as image and its 'height' layer here.",
     "classification": "The class of the whole image. Add images of at least two classes.",
 }
 TUNE = {
     "heads": ("Heads only", "Fastest: the network stays as it is."),
-    "lora-last": ("LoRA in the last blocks", "Adapts the end of the network: a laptop is enough."),
-    "lora-all": ("LoRA in all blocks", "Adapts the whole network: slower, for unusual images."),
+    "lora-last": ("LoRA, last blocks", "Adapts the end of the network: a laptop is enough."),
+    "lora-all": ("LoRA, all blocks", "Adapts the whole network: slower, for unusual images."),
 }
 _SUFFIX = ".dinoscope"
 #: The score that is shown for a task, by the names that the training gives them.
@@ -82,7 +91,7 @@ class FinetunePanel(Panel):
 
     def _build(self) -> None:
         card, rows = section("What it should learn")
-        self.task = QComboBox()
+        self.task = narrow(QComboBox())
         for task in TRAINABLE_TASKS:
             self.task.addItem(TASK_TEXT[task][0], task)
             self.task.setItemData(
@@ -129,7 +138,7 @@ class FinetunePanel(Panel):
         self.base = ModelPicker(
             self.controller, label="Start from", tooltip="The model that learning starts from."
         )
-        self.tune = QComboBox()
+        self.tune = narrow(QComboBox())
         for kind, (text, tip) in TUNE.items():
             self.tune.addItem(text, kind)
             self.tune.setItemData(self.tune.count() - 1, tip, Qt.ItemDataRole.ToolTipRole)
@@ -285,10 +294,12 @@ class FinetunePanel(Panel):
             "options": options,
             "base": self.base.model,
             "output": str(self._output),
+            "allow_download": self.base.download_allowed,
         }
         self.runbar.start(f"Training {self._output.stem}")
         job = self.controller.submit("train", payload, images)
         self._job = job
+        self.runbar.say(self.controller.waiting_text(job) or f"Training {self._output.stem}")
         job.progress.connect(self._on_progress)
         job.done.connect(self._on_done)
         job.failed.connect(self._on_failed)

@@ -66,7 +66,6 @@ class PredictPanel(Panel):
         self._runner: PredictRun | TrialRunner | HeightRun | None = None
         self._last: PredictRun | None = None
         self._source_key = ""
-        self._downloads: set[str] = set()
         self._build()
         self._connect()
         self._on_source()
@@ -97,7 +96,7 @@ class PredictPanel(Panel):
         rows.addWidget(self.tasks)
         rows.addSpacing(2)
         rows.addWidget(self.scope)
-        add_row(grid, "Diameter", self.diameter, tooltip=self.diameter.control.widget.toolTip())
+        add_row(grid, "Diameter px", self.diameter, tooltip=self.diameter.control.widget.toolTip())
         rows.addLayout(grid)
         self.more = MoreOptions(self.viewer)
         self.more_fold = Fold(
@@ -118,13 +117,13 @@ class PredictPanel(Panel):
         self.classes = TableView()
         self.classes.setToolTip("Class of each image or plane, with probabilities.")
         self.classes.hide()
-        self.save_objects = QPushButton("Save objects (CSV)")
+        self.save_objects = QPushButton("Save CSV")
         self.save_objects.setToolTip(
-            "Save the table of all objects: areas, positions, intensities."
+            "Save the table of all objects as CSV: areas, positions, intensities."
         )
         self.save_objects.setEnabled(False)
-        self.save_classes = QPushButton("Save classes (CSV)")
-        self.save_classes.setToolTip("Save the class scores.")
+        self.save_classes = QPushButton("Save classes")
+        self.save_classes.setToolTip("Save the class scores as CSV.")
         self.save_classes.hide()
         self.remove = QPushButton("Remove these results")
         self.remove.setToolTip(
@@ -178,7 +177,6 @@ class PredictPanel(Panel):
         self._cost = LatestWins(self._send_estimate, self, interval_ms=_COST_MS)
         self.source.changed.connect(self._on_source)
         self.model.changed.connect(self._on_model)
-        self.model.download_clicked.connect(self._on_download)
         for part in (self.tasks, self.scope, self.diameter, self.more):
             part.changed.connect(self._on_choice)
         self.adjust.changed.connect(self._on_adjust)
@@ -227,8 +225,8 @@ class PredictPanel(Panel):
 
     # -- what a run is -------------------------------------------------------------------------
 
-    def request(self, scope: str = "") -> RunRequest:
-        """What Run would do now.
+    def request(self, scope: str = "", *, pixels: bool = True) -> RunRequest:
+        """What Run would do now; with the pixels of dark and flat image where they are needed.
 
         Raises
         ------
@@ -259,8 +257,9 @@ class PredictPanel(Panel):
             self.model.model,
             self.model.label,
             options,
-            calibration=self.more.calibration(),
-            download=self.model.model in self._downloads,
+            # Read only for a run: an estimate must not wait for pixels.
+            calibration=self.more.calibration() if pixels else {},
+            download=self.model.download_allowed,
         )
 
     def run(self) -> None:
@@ -295,6 +294,9 @@ class PredictPanel(Panel):
         self._set_busy(True)
         self.runbar.start(what)
         run.start()
+        waiting = self.controller.waiting_text()
+        if waiting:
+            self.runbar.say(waiting)
 
     def _on_ended(self, outcome: Outcome) -> None:
         from napari.utils.notifications import show_error, show_info
@@ -511,11 +513,6 @@ class PredictPanel(Panel):
     def _on_note(self, text: str) -> None:
         self.runbar.say(text)
 
-    def _on_download(self) -> None:
-        self._downloads.add(self.model.model)
-        set_tone(self.model.about, "Its weights will be fetched once, at the next Run.", "warning")
-        self.model.download.hide()
-
     def _on_device(self) -> None:
         note = str(self.controller.device.get("note") or "")
         set_tone(self.nvidia, note, "warning")
@@ -542,7 +539,7 @@ class PredictPanel(Panel):
 
     def _send_estimate(self, what: Any) -> JobHandle | None:
         try:
-            request = self.request()
+            request = self.request(pixels=False)
         except DinoscopeError:
             self.runbar.cost.setText("")
             return None

@@ -1,0 +1,178 @@
+"""Makes the screenshots in ``docs/images`` from a real napari window.
+
+Run it where there is a display, or under Xvfb::
+
+    xvfb-run -a -s "-screen 0 1600x1000x24" python docs/make_screenshots.py [NAME...]
+
+Names are those of the functions below without ``shot_``; all of them when none is given.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import napari
+from napari.utils.notifications import notification_manager
+from qtpy.QtWidgets import QApplication
+
+IMAGES = Path(__file__).resolve().parent / "images"
+SIZE = (1480, 940)
+PLUGIN = "napari-dinoscope"
+
+
+def wait(seconds: float = 0.3) -> None:
+    """Let the window work for a while."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        QApplication.processEvents()
+        time.sleep(0.01)
+
+
+def until(ready: Callable[[], Any], what: str, timeout_s: float = 900) -> None:
+    """Let the window work until something is true."""
+    end = time.monotonic() + timeout_s
+    while not ready():
+        if time.monotonic() > end:
+            raise TimeoutError(f"waited {timeout_s} s for {what}")
+        QApplication.processEvents()
+        time.sleep(0.01)
+
+
+def open_viewer(sample: str) -> tuple[napari.Viewer, Any]:
+    """A window with a sample and the Predict panel, the worker warm."""
+    viewer = napari.Viewer(show=True)
+    viewer.window.resize(*SIZE)
+    viewer.open_sample(PLUGIN, sample)
+    _, panel = viewer.window.add_plugin_dock_widget(PLUGIN, "Predict")
+    until(lambda: panel.runbar.cost.text().startswith("About"), "the cost line")
+    viewer.fit_to_view()
+    return viewer, panel
+
+
+def run(panel: Any) -> None:
+    """Press Run and wait for the end."""
+    panel.runbar.run.click()
+    until(lambda: not panel.runbar.busy, "the run")
+    if panel.runbar.status.property("tone") == "error":
+        raise RuntimeError(panel.runbar.status.text())
+
+
+def save(viewer: napari.Viewer, name: str) -> None:
+    """Write the whole window to ``docs/images/NAME.png``."""
+    wait(0.6)
+    IMAGES.mkdir(exist_ok=True)
+    viewer.screenshot(str(IMAGES / f"{name}.png"), canvas_only=False)
+    print(f"wrote {name}.png")
+
+
+def shot_predict() -> None:
+    """Stained tissue: the run, then its objects and their table."""
+    viewer, panel = open_viewer("ihc")
+    panel.tasks.wanted = ["instance", "semantic", "pca"]
+    panel.runbar.run.click()
+    until(lambda: "left" in panel.runbar.status.text() or not panel.runbar.busy, "progress")
+    save(viewer, "progress")
+    until(lambda: not panel.runbar.busy, "the run")
+    viewer.layers["ihc · classes"].visible = False
+    viewer.layers["ihc · instances"].opacity = 0.5
+    save(viewer, "predict")
+    viewer.close()
+
+
+def shot_cell() -> None:
+    """One cell: diameter, circle, more options."""
+    viewer, panel = open_viewer("cell")
+    panel.more_fold.open()
+    panel.diameter.estimate.click()
+    until(lambda: panel.diameter.estimate.isEnabled(), "the diameter")
+    save(viewer, "diameter")
+    run(panel)
+    save(viewer, "cell")
+    viewer.close()
+
+
+def shot_stack() -> None:
+    """A z-stack: objects on all planes, and the height map."""
+    viewer, panel = open_viewer("zstack")
+    viewer.layers["zstack masks"].visible = False
+    panel.source.combo.layer = viewer.layers["zstack"]
+    viewer.dims.set_current_step(0, viewer.dims.nsteps[0] // 2)
+    panel.scope.buttons["stack"].click()
+    run(panel)
+    viewer.layers["zstack · instances"].opacity = 0.5
+    save(viewer, "stack")
+    panel.height_run.click()
+    until(lambda: not panel.runbar.busy, "the height map")
+    viewer.layers["zstack · instances"].visible = False
+    panel.scroll.verticalScrollBar().setValue(10_000)
+    save(viewer, "heightmap")
+    viewer.close()
+
+
+def shot_channels() -> None:
+    """A time series in two channels: layers as channels, all frames."""
+    viewer, panel = open_viewer("timelapse")
+    viewer.layers["timelapse masks"].visible = False
+    panel.source.combo.layer = viewer.layers["timelapse nuclei"]
+    panel.source.several.setChecked(True)
+    panel.scope.buttons["stack"].click()
+    run(panel)
+    panel.adjust.controls["threshold"].value = 0.6
+    until(lambda: not panel._last.adjusting, "the objects")
+    save(viewer, "channels")
+    viewer.close()
+
+
+def shot_finetune() -> None:
+    """Fine-tune on three layers and their labels, then compare with where it started."""
+    from dinoscope.datasets.synthetic import make
+
+    viewer, panel = open_viewer("cell")
+    viewer.layers.remove("cell")
+    _, school = viewer.window.add_plugin_dock_widget(PLUGIN, "Fine-tune")
+    wait()
+    for number in range(3):
+        made = make("rods", shape=(256, 256), seed=number)
+        image = viewer.add_image(made.image[0], name=f"rods {number + 1}")
+        truth = viewer.add_labels(made.instances, name=f"outlines {number + 1}")
+        school.source.combo.layer, school.labels.layer = image, truth
+        school.add.click()
+    school.minutes.value = 2
+    with tempfile.TemporaryDirectory() as folder:
+        school.output.setText(str(Path(folder) / "rods.dinoscope"))
+        school.runbar.run.click()
+        until(lambda: len(school.curve.score) > 6 or not school.runbar.busy, "scores")
+        school.scroll.verticalScrollBar().setValue(10_000)
+        save(viewer, "finetune")
+        until(lambda: not school.runbar.busy, "the training")
+        if school.runbar.status.property("tone") == "error":
+            raise RuntimeError(school.runbar.status.text())
+        panel.parent().raise_()
+        for number in range(3):
+            viewer.layers[f"outlines {number + 1}"].visible = False
+        panel.source.combo.layer = viewer.layers["rods 1"]
+        panel.trials_fold.open()
+        wait()
+        panel.trials.try_button.click()
+        until(lambda: not panel.runbar.busy, "the comparison")
+        panel.scroll.verticalScrollBar().setValue(10_000)
+        save(viewer, "compare")
+    viewer.close()
+
+
+def main(names: list[str]) -> None:
+    """Make the pictures that are asked for."""
+    shots = {n.removeprefix("shot_"): f for n, f in globals().items() if n.startswith("shot_")}
+    with notification_manager:
+        for name in names or list(shots):
+            shots[name]()
+            wait()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
