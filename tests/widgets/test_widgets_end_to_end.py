@@ -108,7 +108,7 @@ def test_the_main_job_with_a_real_worker(
     qtbot.waitUntil(lambda: instances.data.max() == 0, timeout=PATIENCE_MS)
     panel.adjust.controls["min_size_px"].value = 0
     qtbot.waitUntil(lambda: instances.data.max() == count, timeout=PATIENCE_MS)
-    qtbot.waitUntil(lambda: not panel._last.adjusting, timeout=PATIENCE_MS)
+    qtbot.waitUntil(lambda: not panel.last_run.adjusting, timeout=PATIENCE_MS)
 
     # Cancel, then killed from outside, then run again.
     before = instances.data.copy()
@@ -118,7 +118,8 @@ def test_the_main_job_with_a_real_worker(
     assert panel.runbar.status.text().startswith("Cancelled")
     np.testing.assert_array_equal(instances.data, before)
     panel.runbar.run.click()
-    qtbot.waitUntil(lambda: controller.client.pid is not None, timeout=PATIENCE_MS)
+    # A job that has not begun would simply move to the next worker.
+    qtbot.waitUntil(lambda: controller.client.state == "busy", timeout=PATIENCE_MS)
     os.kill(controller.client.pid, signal.SIGKILL if sys.platform != "win32" else signal.SIGTERM)
     ended()
     assert "worker process stopped" in panel.runbar.status.text()

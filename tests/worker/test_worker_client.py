@@ -511,7 +511,7 @@ def test_a_job_that_waits_for_pixels_obeys(client: WorkerClient) -> None:
     pid, began = client.pid, time.monotonic()
     job.cancel()
     assert job.wait(5).kind == "cancelled"
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 1.0  # asked, not killed: the worker is the same one
     assert client.submit("facts").wait(20).data["pid"] == pid
 
 

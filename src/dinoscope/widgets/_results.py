@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dinoscope.types import Table
+from dinoscope.widgets._classes import class_colormap, class_features
 from dinoscope.widgets._layers import Placement, Source
 from dinoscope.widgets._store import ResultStore
 
@@ -48,18 +49,6 @@ KINDS = {
     "semantic": Kind("classes", "labels", 5, {"opacity": 0.5}),
     "instance": Kind("instances", "labels", 6),
 }
-
-#: Colours for classes (Okabe and Ito), told apart by colour-blind readers too.
-CLASS_COLOURS = (
-    "#e69f00",
-    "#56b4e9",
-    "#009e73",
-    "#f0e442",
-    "#0072b2",
-    "#d55e00",
-    "#cc79a7",
-    "#999999",
-)
 
 
 @contextmanager
@@ -318,8 +307,8 @@ class ResultSet:
         layer = self.layer("semantic")
         if layer is not None and names:
             with self._open["semantic"].record.writing():
-                layer.colormap = _class_colormap(names)
-                layer.features = _class_features(names)
+                layer.colormap = class_colormap(names)
+                layer.features = class_features(names)
 
     def annotate(self, task: str, **facts: Any) -> None:
         """Add facts to the provenance of a result."""
@@ -403,8 +392,8 @@ class ResultSet:
             for name, value in self.placement.kwargs.items():
                 setattr(layer, name, value)
             if task == "semantic":
-                layer.colormap = _class_colormap(self.class_names)
-                layer.features = _class_features(self.class_names)
+                layer.colormap = class_colormap(self.class_names)
+                layer.features = class_features(self.class_names)
         old.store = store
         layer.editable = False
         return _Open(old, store, before)
@@ -422,8 +411,8 @@ class ResultSet:
         if kind.layer == "labels":
             layer = Labels(store.array, **common)
             if task == "semantic":
-                layer.colormap = _class_colormap(self.class_names)
-                layer.features = _class_features(self.class_names)
+                layer.colormap = class_colormap(self.class_names)
+                layer.features = class_features(self.class_names)
             return layer
         if kind.layer == "rgb":
             return Image(store.array, rgb=True, multiscale=False, **common)
@@ -490,16 +479,3 @@ class _Open:
         remove_layer(results.viewer, self.record.layer)
         with selection_kept(results.viewer):
             layers.insert(min(before.at, len(layers)), before.layer)
-
-
-def _class_colormap(names: Sequence[str]) -> Any:
-    from napari.utils.colormaps import DirectLabelColormap
-
-    colours: dict[int | None, str] = {None: "#999999", 0: "transparent"}
-    for i in range(1, max(len(names), 9)):
-        colours[i] = CLASS_COLOURS[(i - 1) % len(CLASS_COLOURS)]
-    return DirectLabelColormap(color_dict=colours)
-
-
-def _class_features(names: Sequence[str]) -> dict[str, list[Any]]:
-    return {"index": list(range(len(names))), "class": list(names)}
