@@ -12,6 +12,9 @@ from dinoscope.engine.predict import open_runner
 from dinoscope.models.model import Model
 from dinoscope.types import ImageInput
 
+#: What a run takes before its first tile.
+START_S = 0.3
+
 
 def estimate_cost(image: ImageInput, model: Model, options: PredictOptions) -> Mapping[str, float]:
     """Seconds and megabytes that a run will take here, from one timed tile of this model.
@@ -45,7 +48,7 @@ def estimate_cost(image: ImageInput, model: Model, options: PredictOptions) -> M
         model_px * (3 + maps) * 4 + native_px * (4 * maps + 24) + model_px / 196 * dim * 6 + 60e6
     ) / 1e6
     # Reading, resampling and decoding objects: measured at about 0.35 µs per pixel on one core.
-    seconds = planes * (tiles * per_tile + 0.35e-6 * native_px) + 0.3
+    seconds = planes * (tiles * per_tile + 0.35e-6 * native_px) + START_S
     return {
         "seconds": seconds,
         "memory_mb": math.ceil(megabytes),
