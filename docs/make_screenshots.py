@@ -123,7 +123,7 @@ def shot_channels() -> None:
     panel.scope.buttons["stack"].click()
     run(panel)
     panel.adjust.controls["threshold"].value = 0.6
-    until(lambda: not panel._last.adjusting, "the objects")
+    until(lambda: not panel.last_run.adjusting, "the objects")
     save(viewer, "channels")
     viewer.close()
 

@@ -850,3 +850,42 @@ def test_a_run_that_has_to_wait_for_a_training_says_so(
     run(panel, fake, qtbot)
     assert "until the training has ended" in panel.runbar.status.text()
     panel.runbar.cancel.click()
+
+
+def test_sliders_change_the_objects_of_the_chosen_image_only(
+    viewer: Any, open_panel: Any, fake: Any, qtbot: Any
+) -> None:
+    panel = open_panel()
+    for name in ("first", "second"):
+        panel.source.combo.layer = viewer.add_image(np.zeros((HEIGHT, WIDTH)), name=name)
+        panel.source.combo.layer = viewer.layers[name]
+        job = run(panel, fake, qtbot)
+        job.plane((), arrays={"instance": two_objects(HEIGHT, WIDTH)}, objects=objects(1, 2))
+        job.done(run=f"run of {name}", summary=summary())
+        qtbot.waitUntil(lambda: not panel.runbar.busy)
+    third = viewer.add_image(np.zeros((HEIGHT, WIDTH)), name="third")
+    panel.source.combo.layer = third
+    panel.adjust.controls["threshold"].value = 0.8
+    qtbot.wait(150)
+    assert fake.count("redecode") == 0
+    assert panel.results_line.text() == "Nothing yet."
+    panel.source.combo.layer = viewer.layers["first"]
+    panel.adjust.controls["threshold"].value = 0.7
+    qtbot.waitUntil(lambda: fake.count("redecode") == 1)
+    assert fake.last("redecode").payload["run"] == "run of first"
+
+
+def test_after_a_cancelled_run_the_earlier_objects_can_still_be_changed(
+    viewer: Any, open_panel: Any, fake: Any, qtbot: Any
+) -> None:
+    viewer.add_image(np.zeros((HEIGHT, WIDTH)), name="cells")
+    panel = open_panel()
+    job = run(panel, fake, qtbot)
+    job.plane((), arrays={"instance": two_objects(HEIGHT, WIDTH)}, objects=objects(1, 2))
+    finish(panel, job, qtbot)
+    run(panel, fake, qtbot)
+    panel.runbar.cancel.click()
+    qtbot.waitUntil(lambda: not panel.runbar.busy)
+    assert "2 objects" in panel.results_line.text()
+    panel.adjust.controls["threshold"].value = 0.7
+    qtbot.waitUntil(lambda: fake.count("redecode") == 1)

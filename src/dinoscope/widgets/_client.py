@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
+import time
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -107,6 +109,8 @@ class LatestWins(QObject):
     send : callable
         Starts a job for the given request and returns its handle, or ``None`` when there is nothing
         to do.
+    settle : bool
+        Wait the interval before the first request too (for what follows many changes at once).
     """
 
     def __init__(
@@ -114,14 +118,18 @@ class LatestWins(QObject):
         send: Callable[[Any], JobHandle | None],
         parent: QObject | None = None,
         interval_ms: int = THROTTLE_MS,
+        *,
+        settle: bool = False,
     ) -> None:
         super().__init__(parent)
         self._send = send
+        self._interval_s = interval_ms / 1000
+        self._settle = settle
+        self._sent_at = -math.inf
         self._waiting: list[Any] = []
         self._running: JobHandle | None = None
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
-        self._timer.setInterval(interval_ms)
         self._timer.timeout.connect(self._next)
 
     @property
@@ -131,8 +139,7 @@ class LatestWins(QObject):
     def request(self, what: Any) -> None:
         """Ask; an older request that has not begun is forgotten."""
         self._waiting = [what]
-        if not self._timer.isActive():
-            self._timer.start()
+        self._start_timer()
 
     def clear(self) -> None:
         """Forget what waits, and what runs."""
@@ -146,14 +153,23 @@ class LatestWins(QObject):
     def _next(self) -> None:
         if self._running is not None or not self._waiting:
             return
+        self._sent_at = time.monotonic()
         self._running = self._send(self._waiting.pop())
         if self._running is not None:
             self._running.finished.connect(self._finished)
 
     def _finished(self) -> None:
         self._running = None
-        if self._waiting and not self._timer.isActive():
-            self._timer.start()
+        if self._waiting:
+            self._start_timer()
+
+    def _start_timer(self) -> None:
+        if self._timer.isActive():
+            return
+        wait_s = self._interval_s
+        if not self._settle:
+            wait_s = max(0.0, wait_s - (time.monotonic() - self._sent_at))
+        self._timer.start(round(1000 * wait_s))
 
 
 class Controller(QObject):

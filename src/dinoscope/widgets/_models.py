@@ -42,7 +42,7 @@ class ModelPicker(QWidget):
         self.combo.setToolTip(
             tooltip or "The model to run. Drop a .dinoscope file on the panel to add it."
         )
-        self.browse = QPushButton("Open …")
+        self.browse = QPushButton("…")
         self.browse.setToolTip("Choose a .dinoscope model, or a DINOv2 checkpoint (.pth).")
         self.about = hint_label()
         self.download = QPushButton("Download weights")

@@ -235,6 +235,9 @@ class PredictRun(QObject):
         if "instance" in self.request.options.tasks:
             count = self.object_count
             parts.append(f"{count} object" + ("" if count == 1 else "s"))
+        classes = self.classes
+        if rows_of(classes) == 1:
+            parts.append(f"{classes['class'][0]} ({100 * classes['probability'][0]:.0f} %)")
         if summary is not None:
             if summary.planes > 1:
                 parts.append(f"{summary.planes} planes")

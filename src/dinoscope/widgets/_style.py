@@ -36,6 +36,7 @@ def style_sheet(viewer: Viewer) -> str:
     }
     warning, error = theme.warning.as_hex(), theme.error.as_hex()
     light = theme.background.as_rgb_tuple()[0] > 128
+    on_current = colour["text"] if light else "white"
     bad = error if light else "#ff8a8a"
     return f"""
     QFrame#section {{ background: {colour["foreground"]}; border-radius: 5px; }}
@@ -47,21 +48,21 @@ def style_sheet(viewer: Viewer) -> str:
     QLabel[tone="error"] {{ color: {bad}; }}
     QPushButton {{ padding: 4px 10px; min-height: 18px; }}
     QPushButton#primary {{
-        background: {colour["current"]}; color: white; font-weight: 600; padding: 6px 14px;
+        background: {colour["current"]}; color: {on_current}; font-weight: 600; padding: 6px 14px;
     }}
     QPushButton#primary:hover {{ border: 1px solid {colour["text"]}; }}
     QPushButton#primary:disabled {{
         background: {colour["primary"]}; color: {colour["secondary"]}; font-weight: 400;
     }}
     QPushButton#small {{ padding: 4px 6px; }}
-    QPushButton#small:checked {{ background: {colour["current"]}; color: white; }}
+    QPushButton#small:checked {{ background: {colour["current"]}; color: {on_current}; }}
     QPushButton#segment {{ padding: 4px 4px; border-radius: 0; margin: 0; }}
-    QPushButton#segment:checked {{ background: {colour["current"]}; color: white; }}
+    QPushButton#segment:checked {{ background: {colour["current"]}; color: {on_current}; }}
     QToolButton#fold {{
         background: transparent; border: none; padding: 2px 0; font-weight: 600;
         color: {colour["text"]};
     }}
-    QToolButton#fold:hover {{ color: white; }}
+    QToolButton#fold:hover {{ color: {on_current}; }}
     QProgressBar {{ min-height: 16px; max-height: 16px; text-align: center; }}
     QTableWidget {{ background: {colour["background"]}; }}
     QWidget#footer {{ border-top: 1px solid {colour["foreground"]}; }}

@@ -40,13 +40,18 @@ class TableView(QTableWidget):
         self.table: Table = {}
 
     def show_table(self, table: Table, *, at_most: int = 500) -> None:
-        """Fill in the first `at_most` rows."""
+        """Fill in the first `at_most` rows; the probabilities of single classes are only saved."""
         self.table = table
+        shown = {
+            name: values
+            for name, values in table.items()
+            if not name.startswith("p_") and not _says_nothing(values)
+        }
         count = min(rows_of(table), at_most)
-        self.setColumnCount(len(table))
-        self.setHorizontalHeaderLabels([name.replace("_", " ") for name in table])
+        self.setColumnCount(len(shown))
+        self.setHorizontalHeaderLabels([name.replace("_", " ") for name in shown])
         self.setRowCount(count)
-        for column, values in enumerate(table.values()):
+        for column, values in enumerate(shown.values()):
             for row in range(count):
                 item = QTableWidgetItem(_text(values[row]))
                 if np.asarray(values).dtype.kind in "iuf":
@@ -55,6 +60,7 @@ class TableView(QTableWidget):
                     )
                 self.setItem(row, column, item)
         self.resizeColumnsToContents()
+        self.horizontalHeader().setStretchLastSection(True)
         height = self.horizontalHeader().sizeHint().height() + 6
         height += sum(self.rowHeight(r) for r in range(min(count, 6)))
         self.setFixedHeight(height + (12 if self.horizontalScrollBar().isVisible() else 2))
@@ -71,6 +77,11 @@ def suggested_name(source_path: str | None, name: str, what: str) -> str:
     stem = "".join(c if c.isalnum() or c in " -_." else "_" for c in name).strip()
     file = f"{stem}_{what}.csv"
     return str(Path(source_path).parent / file) if source_path else file
+
+
+def _says_nothing(values: np.ndarray) -> bool:
+    """Whether a column is empty in every row (no plane, no object)."""
+    return bool(np.isin(np.asarray(values).astype(str), ("", "0")).all())
 
 
 def _text(value: Any) -> str:

@@ -64,7 +64,9 @@ class PredictPanel(Panel):
         super().__init__(napari_viewer, controller)
         self.setAcceptDrops(True)
         self._runner: PredictRun | TrialRunner | HeightRun | None = None
-        self._last: PredictRun | None = None
+        #: The newest run of each source, whose objects the sliders change.
+        self._runs: dict[str, PredictRun] = {}
+        self._before: PredictRun | None = None
         self._source_key = ""
         self._build()
         self._connect()
@@ -105,12 +107,12 @@ class PredictPanel(Panel):
         rows.addWidget(self.more_fold)
         self.body.addWidget(card)
 
-        card, rows = section(
+        self.objects_card, rows = section(
             "Objects", "Change these at any time: the objects follow at once, without the network."
         )
         self.adjust = AdjustControls()
         rows.addWidget(self.adjust)
-        self.body.addWidget(card)
+        self.body.addWidget(self.objects_card)
 
         card, rows = section("Results")
         self.results_line = hint_label("Nothing yet.")
@@ -174,7 +176,7 @@ class PredictPanel(Panel):
         self.footer.addWidget(self.runbar)
 
     def _connect(self) -> None:
-        self._cost = LatestWins(self._send_estimate, self, interval_ms=_COST_MS)
+        self._cost = LatestWins(self._send_estimate, self, interval_ms=_COST_MS, settle=True)
         self.source.changed.connect(self._on_source)
         self.model.changed.connect(self._on_model)
         for part in (self.tasks, self.scope, self.diameter, self.more):
@@ -208,9 +210,10 @@ class PredictPanel(Panel):
         self.circle.hide()
         with contextlib.suppress(RuntimeError):
             self.trials.forget()
-        for run in (self._runner, self._last):
-            if run is not None:
-                run.close()
+        if self._runner is not None:
+            self._runner.close()
+        for run in self._runs.values():
+            run.close()
         if self.runbar.busy:
             self.runbar.stop("Stopped: the panel was closed.")
         camera = self.viewer.scene.camera.events
@@ -272,13 +275,19 @@ class PredictPanel(Panel):
         except DinoscopeError as error:
             self._complain(str(error))
             return
-        if self._last is not None:
-            self._last.close()
+        self._before = self.last_run
+        if self._before is not None:
+            self._before.close()
         run = PredictRun(self.controller, request)
         run.tables_changed.connect(self._on_tables)
         run.note.connect(self._on_note)
-        self._last = run
+        self._runs[request.source.key] = run
         self._begin(run, f"{request.source.layer.name}: {self.model.label}")
+
+    @property
+    def last_run(self) -> PredictRun | None:
+        """The newest run of the image that is chosen now."""
+        return self._runs.get(self._source_key)
 
     def cancel(self) -> None:
         """Stop within a second."""
@@ -303,7 +312,11 @@ class PredictPanel(Panel):
 
         if isinstance(self._runner, TrialRunner):
             self.trials.finish()
+        if isinstance(self._runner, PredictRun) and outcome.kind != "done" and self._before:
+            # Its results are back, and can be changed again.
+            self._runs[self._before.request.source.key] = self._before
         self._set_busy(False)
+        self._on_tables()
         self.runbar.stop(outcome.text, "error" if outcome.kind == "error" else "")
         if outcome.kind == "error":
             show_error(outcome.text)
@@ -422,7 +435,7 @@ class PredictPanel(Panel):
     # -- tables --------------------------------------------------------------------------------
 
     def _on_tables(self) -> None:
-        run = self._last
+        run = self.last_run
         objects = rows_of(run.objects) if run is not None else 0
         classes = run.classes if run is not None else {}
         self.save_objects.setEnabled(objects > 0)
@@ -441,16 +454,16 @@ class PredictPanel(Panel):
 
     def ask_csv(self, what: str) -> str:
         """Where to save a table; replaced in tests."""
-        layer = self._last.request.source.layer
+        layer = self.last_run.request.source.layer
         return ask_csv_path(self, suggested_name(layer.source.path, layer.name, what))
 
     def _on_save_objects(self) -> None:
-        if self._last is not None:
-            self._save(self._last.objects, "objects")
+        if self.last_run is not None:
+            self._save(self.last_run.objects, "objects")
 
     def _on_save_classes(self) -> None:
-        if self._last is not None:
-            self._save(self._last.classes, "classes")
+        if self.last_run is not None:
+            self._save(self.last_run.classes, "classes")
 
     def _save(self, table: Any, what: str) -> None:
         from dinoscope.arrays.tables import write_table
@@ -481,6 +494,7 @@ class PredictPanel(Panel):
         if source.key != self._source_key:
             self._source_key = source.key
             self._restore(self.controller.settings.get(source.key, {}))
+            self._on_tables()
         self._offer_height(source)
         self._on_choice()
 
@@ -503,12 +517,13 @@ class PredictPanel(Panel):
             with contextlib.suppress(DinoscopeError):
                 self.circle.show(self.source.source(), self.diameter.diameter_px)
         self.trials.offer(self.tasks.tasks)
+        self.objects_card.setVisible("instance" in self.tasks.tasks)
         self._ask_cost()
 
     def _on_adjust(self) -> None:
         self._remember()
-        if self._last is not None:
-            self._last.adjust(self.adjust.options)
+        if self.last_run is not None:
+            self.last_run.adjust(self.adjust.options)
 
     def _on_note(self, text: str) -> None:
         self.runbar.say(text)
