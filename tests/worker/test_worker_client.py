@@ -508,7 +508,7 @@ def test_a_job_that_waits_for_pixels_obeys(
 
         def __getitem__(self, key: Any) -> np.ndarray:
             self.asked.set()
-            time.sleep(0.7)
+            time.sleep(4)
             return np.zeros((8, 8), np.uint8)
 
     job = client.submit("read_forever", images={"image": ImageInput(Slow(), "ZYX")})
@@ -516,7 +516,7 @@ def test_a_job_that_waits_for_pixels_obeys(
     pid, began = client.pid, time.monotonic()
     job.cancel()
     assert job.wait(5).kind == "cancelled"
-    assert time.monotonic() - began < 1.0  # asked, not killed: the worker is the same one
+    assert time.monotonic() - began < 3  # asked, not killed: the worker is the same one
     assert client.submit("facts").wait(20).data["pid"] == pid
 
 

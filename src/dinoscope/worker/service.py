@@ -237,8 +237,8 @@ class Service:
         self._send("read", number, question)
         with self._changed:
             while ticket not in self._reads:
+                check()  # before each wait: a cancel may have come since the question was sent
                 self._changed.wait()
-                check()
             _, reply = self._reads.pop(ticket)
         if "error" in reply:
             raise reply["error"]
