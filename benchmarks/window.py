@@ -80,7 +80,7 @@ def main(model: str, planes: int, repeats: int) -> dict[str, Any]:
         started = time.perf_counter()
         panel.run()
         wait(lambda: panel._runner is not None and not panel._runner.running)
-        last = panel._last
+        last = panel.last_run
         if last is None or last.summary is None:
             raise RuntimeError(f"the run failed: {panel.runbar.status.text()}")
         return time.perf_counter() - started
@@ -92,7 +92,7 @@ def main(model: str, planes: int, repeats: int) -> dict[str, Any]:
     with PeakMemory(os.getpid(), panel.controller.client.pid or 0) as memory:
         for _ in range(repeats):
             total = run()
-            spent = dict(panel._last.summary.seconds)
+            spent = dict(panel.last_run.summary.seconds)
             parts = {step: float(spent.get(step, 0.0)) for step in STEPS}
             parts["transfer and the rest"] = total - sum(parts.values())
             seconds.append({"total": total, **parts})
