@@ -66,7 +66,7 @@ def test_probe_that_a_torch_version_lacks_means_float32(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(
     ("built_for", "expected"),
-    [(None, "pip install --force-reinstall torch --index-url"), ("12.6", "older than CUDA 12.6")],
+    [(None, "install the CUDA build of torch"), ("12.6", "older than CUDA 12.6")],
 )
 def test_unused_nvidia_card_is_told_with_what_to_do(
     monkeypatch: pytest.MonkeyPatch, built_for: str | None, expected: str

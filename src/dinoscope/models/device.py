@@ -20,8 +20,6 @@ from dinoscope.errors import InputError
 if TYPE_CHECKING:
     import torch as torch
 
-_CUDA_WHEELS = "https://download.pytorch.org/whl/cu126"
-
 
 def bind_triton() -> None:
     """Let torch and an OpenGL context live in one process; does not import torch.
@@ -151,7 +149,8 @@ def cuda_note() -> str:
     if torch.version.cuda is None:
         return (
             "This machine has an NVIDIA card, but the installed torch computes on the CPU only. "
-            f"For the card: pip install --force-reinstall torch --index-url {_CUDA_WHEELS}"
+            "For the card: install the CUDA build of torch, with the command that "
+            "PyTorch's own installation page gives for this system"
         )
     return (
         "This machine has an NVIDIA card, but torch cannot use it: its driver is probably older "
