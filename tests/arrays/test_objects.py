@@ -44,6 +44,12 @@ def test_each_plane_axis_is_a_column_after_the_label() -> None:
     assert table["z"].tolist() == [0, 0]
 
 
+def test_centroids_of_a_region_count_from_the_origin_of_its_plane() -> None:
+    here, there = object_table(plane()), object_table(plane(), origin=(10, 200))
+    np.testing.assert_allclose(there["centroid_y"] - here["centroid_y"], 10)
+    np.testing.assert_allclose(there["centroid_x"] - here["centroid_x"], 200)
+
+
 def test_mean_intensity_of_each_channel_is_in_the_image_s_own_units() -> None:
     image = np.zeros((2, 6, 8), np.int16)
     image[0, 1:3, 1:5], image[1, 4:6, 6] = -30, [1000, 2001]

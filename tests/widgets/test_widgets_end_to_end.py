@@ -97,8 +97,8 @@ def test_the_main_job_with_a_real_worker(
     assert count > 3
     assert (np.unique(instances.data[instances.data > 0]) == np.arange(1, count + 1)).all()
     assert len(instances.features) == count
-    assert panel.classes.rowCount() >= 3
-    assert panel.classes.table["class"][0] in ("round", "long")
+    assert panel.results.classes.rowCount() >= 3
+    assert panel.results.classes.table["class"][0] in ("round", "long")
 
     # The cost line, from the worker's own calibration.
     qtbot.waitUntil(lambda: "About" in panel.runbar.cost.text(), timeout=PATIENCE_MS)
@@ -161,7 +161,7 @@ def test_height_map_with_a_real_worker(controller: Controller, qtbot: Any) -> No
     viewer.add_image(stack, name="focus", scale=(2, 1, 1), units=("um",) * 3)
     panel = PredictPanel(viewer, controller)
     qtbot.addWidget(panel, before_close_func=PredictPanel.teardown)
-    panel.height_run.click()
+    panel.height.run.click()
     qtbot.waitUntil(lambda: not panel.runbar.busy, timeout=PATIENCE_MS)
     assert "height map in µm" in panel.runbar.status.text()
     height = viewer.layers["focus · height"].data

@@ -270,7 +270,7 @@ def test_an_edited_result_is_kept_and_the_next_run_adds_a_layer(
     finish(panel, job, qtbot)
     assert len(viewer.layers) == 3
     np.testing.assert_array_equal(edited.data, mine)
-    panel.remove.click()
+    panel.results.remove.click()
     assert [x.name for x in viewer.layers] == ["cells", edited.name]
     assert "Kept, because you changed them: 'cells · instances'" in panel.runbar.status.text()
 
@@ -384,7 +384,7 @@ def test_threshold_acts_without_the_network_latest_wins(
     rest.done(next_id=2)
     qtbot.waitUntil(lambda: layer.features["area_px"].tolist() == [10])
     assert layer.metadata["dinoscope"]["options"]["instance"]["threshold"] == 0.8
-    assert "1 objects" in panel.results_line.text()
+    assert "1 objects" in panel.results.line.text()
 
 
 def test_adjusting_an_edited_result_makes_a_new_layer(
@@ -547,11 +547,11 @@ def test_class_scores_are_shown_and_saved(
     }
     job.plane((), arrays={}, classes=table)
     finish(panel, job, qtbot)
-    assert panel.classes.item(0, 1).text() == "healthy"
+    assert panel.results.classes.item(0, 1).text() == "healthy"
     assert layer.metadata["dinoscope"]["classification"]["class"] == ["healthy"]
     assert [x.name for x in viewer.layers] == ["cells"]
-    panel.ask_csv = lambda what: str(tmp_path / "classes.csv")
-    panel.save_classes.click()
+    panel.results.ask_csv = lambda what: str(tmp_path / "classes.csv")
+    panel.results.save_classes.click()
     assert "healthy" in (tmp_path / "classes.csv").read_text()
 
 
@@ -569,13 +569,13 @@ def test_objects_are_saved_as_csv(
             objects=objects(first, first + 1),
         )
     finish(panel, job, qtbot)
-    panel.ask_csv = lambda what: str(tmp_path / f"{what}.csv")
-    panel.save_objects.click()
+    panel.results.ask_csv = lambda what: str(tmp_path / f"{what}.csv")
+    panel.results.save_objects.click()
     lines = (tmp_path / "objects.csv").read_text().splitlines()
     assert lines[0].startswith("label,")
     assert [line.split(",")[0] for line in lines[1:]] == ["1", "2", "3", "4"]
-    panel.ask_csv = lambda what: str(tmp_path / "objects.csv" / "no folder.csv")
-    panel.save_objects.click()
+    panel.results.ask_csv = lambda what: str(tmp_path / "objects.csv" / "no folder.csv")
+    panel.results.save_objects.click()
     assert panel.runbar.status.property("tone") == "error"
 
 
@@ -588,8 +588,8 @@ def test_height_map_of_a_stack(viewer: Any, open_panel: Any, fake: Any, qtbot: A
     )
     panel = open_panel()
     assert not panel.height_card.isHidden()
-    assert "2 µm apart" in panel.height_about.text()
-    panel.height_run.click()
+    assert "2 µm apart" in panel.height.about.text()
+    panel.height.run.click()
     job = fake.last("heightmap")
     mask = np.ones((HEIGHT, WIDTH), bool)
     mask[:10] = False
@@ -868,7 +868,7 @@ def test_sliders_change_the_objects_of_the_chosen_image_only(
     panel.adjust.controls["threshold"].value = 0.8
     qtbot.wait(150)
     assert fake.count("redecode") == 0
-    assert panel.results_line.text() == "Nothing yet."
+    assert panel.results.line.text() == "Nothing yet."
     panel.source.combo.layer = viewer.layers["first"]
     panel.adjust.controls["threshold"].value = 0.7
     qtbot.waitUntil(lambda: fake.count("redecode") == 1)
@@ -886,6 +886,6 @@ def test_after_a_cancelled_run_the_earlier_objects_can_still_be_changed(
     run(panel, fake, qtbot)
     panel.runbar.cancel.click()
     qtbot.waitUntil(lambda: not panel.runbar.busy)
-    assert "2 objects" in panel.results_line.text()
+    assert "2 objects" in panel.results.line.text()
     panel.adjust.controls["threshold"].value = 0.7
     qtbot.waitUntil(lambda: fake.count("redecode") == 1)

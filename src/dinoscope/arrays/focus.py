@@ -7,13 +7,14 @@ sharpest slice and its two neighbours for heights between slices. Planes are smo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from dinoscope.arrays.axes import read_plane
 from dinoscope.errors import InputError
-from dinoscope.types import ArrayLike
+from dinoscope.types import ArrayLike, ImageInput
 
 #: A height counts as measured if its confidence reaches this. Noise alone passes it at 2 pixels in
 #: 100, and stains on the camera, equally sharp in all slices, do not.
@@ -23,6 +24,48 @@ CONFIDENT = 0.35
 _SMOOTHING_PX = 1.2
 #: Peaks are fitted above the pixel's own background, of which this share is taken away.
 _BACKGROUND_SHARE = 0.9
+
+
+class FocusStack:
+    """The slices of one z-stack as a lazy ``(Z, Y, X)`` array; channels are averaged.
+
+    Parameters
+    ----------
+    image : ImageInput
+        Has a ``Z`` axis.
+    index : mapping
+        Position along the other plane axes, by letter.
+    channels : tuple of int
+        Channels to average; none for all.
+    told : callable
+        Told the number of each slice that was read; may raise to stop.
+    """
+
+    def __init__(
+        self,
+        image: ImageInput,
+        index: Mapping[str, int],
+        channels: Sequence[int] | None,
+        told: Callable[[int], None],
+    ) -> None:
+        self._told = told
+        self._image = image
+        self._index = index
+        self._channels = channels or None
+        self.shape = (image.size("Z"), image.size("Y"), image.size("X"))
+        self.ndim = 3
+        self.dtype = np.dtype(np.float32)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, z: int) -> np.ndarray:
+        """Slice `z` as ``(Y, X)`` float32."""
+        position = {**self._index, "Z": range(len(self))[z]}
+        index = tuple(position[axis] for axis in self._image.plane_axes)
+        plane = read_plane(self._image, index, channels=self._channels)
+        self._told(position["Z"])
+        return np.asarray(plane.mean(axis=0, dtype=np.float32))
 
 
 @dataclass(frozen=True)

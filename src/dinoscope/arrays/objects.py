@@ -17,6 +17,7 @@ def object_table(
     pixel_size_um: Mapping[str, float] | None = None,
     index: tuple[int, ...] = (),
     plane_axes: str = "",
+    origin: tuple[int, ...] = (0, 0),
 ) -> Table:
     """Area, diameter, centroid and mean intensity of every object of a plane.
 
@@ -32,6 +33,8 @@ def object_table(
         Which plane this is, along `plane_axes`.
     plane_axes : str
         Axis letters of `index`; each becomes a column, in lower case.
+    origin : (y, x)
+        Where in its plane the region `ids` begins, in pixels; centroids count from the plane's.
 
     Returns
     -------
@@ -80,8 +83,8 @@ def object_table(
         "area_um2": area * pixel_um2,
         "diameter_px": 2 * np.sqrt(area / np.pi),
         "diameter_um": 2 * np.sqrt(area * pixel_um2 / np.pi),
-        "centroid_y": _mean(row, y, count),
-        "centroid_x": _mean(row, x, count),
+        "centroid_y": _mean(row, y, count) + origin[0],
+        "centroid_x": _mean(row, x, count) + origin[1],
     }
     for channel, plane in enumerate(() if image is None else image):
         table[f"mean_intensity_{channel}"] = _mean(row, plane.ravel()[place], count)

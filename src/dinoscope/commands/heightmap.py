@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,6 @@ from dinoscope.commands.report import Report
 from dinoscope.errors import AxesError, UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from dinoscope.types import ImageInput
 
 #: Suffix of each result and the field of the height map it holds.
@@ -56,55 +53,6 @@ def add_parser(subparsers: Subparsers) -> None:
         help="Channels whose mean is used, from 0 (default all).",
     )
     parser.set_defaults(run=run)
-
-
-class FocusStack:
-    """The slices of one z-stack as a lazy ``(Z, Y, X)`` array; channels are averaged.
-
-    Parameters
-    ----------
-    image : ImageInput
-        Has a ``Z`` axis.
-    index : dict
-        Position along the other plane axes, by letter.
-    channels : tuple of int
-        Channels to average; empty for all.
-    told : callable
-        Told the number of each slice that is read.
-    """
-
-    def __init__(
-        self,
-        image: ImageInput,
-        index: dict[str, int],
-        channels: tuple[int, ...],
-        told: Callable[[int], None],
-    ) -> None:
-        import numpy as np
-
-        self._told = told
-
-        self._image = image
-        self._index = index
-        self._channels = channels or None
-        self.shape = (image.size("Z"), image.size("Y"), image.size("X"))
-        self.ndim = 3
-        self.dtype = np.dtype(np.float32)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, z: int) -> np.ndarray:
-        """Slice `z` as ``(Y, X)`` float32."""
-        import numpy as np
-
-        from dinoscope.arrays.axes import read_plane
-
-        position = {**self._index, "Z": range(len(self))[z]}
-        index = tuple(position[axis] for axis in self._image.plane_axes)
-        plane = read_plane(self._image, index, channels=self._channels)
-        self._told(position["Z"])
-        return np.asarray(plane.mean(axis=0, dtype=np.float32))
 
 
 def run(args: argparse.Namespace, report: Report) -> int:
@@ -191,7 +139,7 @@ def write_maps(
 
     from dinoscope.arrays.axes import chosen_channels
     from dinoscope.arrays.files import PlaneWriter
-    from dinoscope.arrays.focus import height_map
+    from dinoscope.arrays.focus import FocusStack, height_map
 
     chosen_channels(image, channels or None)
     outer = "".join(axis for axis in image.plane_axes if axis != "Z")
@@ -213,7 +161,8 @@ def write_maps(
             def told(z: int, first: int = first) -> None:
                 report.progress("height map: slice", first + z + 1, total * image.size("Z"))
 
-            slices = FocusStack(image, dict(zip(outer, position, strict=True)), channels, told)
+            place = dict(zip(outer, position, strict=True))
+            slices = FocusStack(image, place, channels or None, told)
             maps = height_map(slices, step_um=step_um)
             computed = time.perf_counter()
             for kind, writer in writers.items():

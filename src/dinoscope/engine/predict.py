@@ -352,10 +352,9 @@ class _Run:
 def measure(image: ImageInput, ids: np.ndarray, index: Index, region: Region) -> Table:
     """The objects table of one plane; centroids count from the image's origin."""
     pixels = read_plane(image, index, region=region)
-    table = object_table(ids, pixels, image.pixel_size_um, index, image.plane_axes)
-    table["centroid_y"] = table["centroid_y"] + region[0]
-    table["centroid_x"] = table["centroid_x"] + region[1]
-    return table
+    return object_table(
+        ids, pixels, image.pixel_size_um, index, image.plane_axes, origin=region[:2]
+    )
 
 
 def run_prediction(

@@ -7,16 +7,60 @@ from typing import Any
 
 import numpy as np
 from qtpy.QtCore import QObject, Signal
+from qtpy.QtWidgets import QDoubleSpinBox, QPushButton, QVBoxLayout, QWidget
 
 from dinoscope.errors import DinoscopeError
 from dinoscope.widgets._client import Controller, JobHandle
 from dinoscope.widgets._layers import Source, place
 from dinoscope.widgets._results import ResultSet
 from dinoscope.widgets._run import Outcome, progress_of
+from dinoscope.widgets._style import add_row, form, hint_label, set_tone
 
 #: Fewer planes than this have no sharpest one between two others.
 LEAST_PLANES = 3
 _LAYER_OF = {"all_in_focus": "focus", "confidence": "confidence", "height": "height"}
+
+
+class HeightBox(QWidget):
+    """What is known of a stack, the distance of its planes, and the button that starts a run."""
+
+    run_clicked = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.about = hint_label()
+        self.run = QPushButton("Make height map")
+        self.run.setToolTip(
+            "Find the sharpest plane at each pixel: a height map, its confidence,\n"
+            "and an image that is in focus everywhere."
+        )
+        self.step = QDoubleSpinBox()
+        self.step.setRange(0.0, 10_000.0)
+        self.step.setDecimals(3)
+        self.step.setSuffix(" µm")
+        self.step.setSpecialValueText("from the layer")
+        self.step.setKeyboardTracking(False)
+        self.step.setToolTip("Distance between two planes of the stack.")
+        grid = form()
+        add_row(grid, "Z step", self.step)
+        rows = QVBoxLayout(self)
+        rows.setContentsMargins(0, 0, 0, 0)
+        rows.addWidget(self.about)
+        rows.addLayout(grid)
+        rows.addWidget(self.run)
+        self.run.clicked.connect(self.run_clicked)
+
+    def offer(self, source: Source) -> bool:
+        """Describe the stack; whether it has planes enough."""
+        planes = source.image.size("Z")
+        step = source.image.pixel_size_um.get("Z")
+        unit = f"{step:.4g} µm apart" if step else "spacing unknown: heights count in planes"
+        set_tone(self.about, f"{planes} planes, {unit}.")
+        return planes >= LEAST_PLANES
+
+    def payload(self) -> dict[str, Any]:
+        """The settings of a job."""
+        return {"step_um": self.step.value()} if self.step.value() > 0 else {}
 
 
 class HeightRun(QObject):

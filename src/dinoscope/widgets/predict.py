@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QDoubleSpinBox, QHBoxLayout, QPushButton
 
 from dinoscope.config import PredictOptions
-from dinoscope.errors import DinoscopeError, InputError, OutputError
+from dinoscope.errors import DinoscopeError, InputError
 from dinoscope.widgets._choices import (
     AdjustControls,
     DiameterRow,
@@ -19,12 +17,13 @@ from dinoscope.widgets._choices import (
     ScopePicker,
     TaskPicker,
 )
-from dinoscope.widgets._circle import DiameterCircle
 from dinoscope.widgets._client import Controller, JobHandle, LatestWins
-from dinoscope.widgets._height import LEAST_PLANES, HeightRun
-from dinoscope.widgets._layers import Source, current_plane, visible_region
+from dinoscope.widgets._diameter import DiameterGuide
+from dinoscope.widgets._height import HeightBox, HeightRun
+from dinoscope.widgets._layers import current_plane, visible_region
 from dinoscope.widgets._models import MODEL_SUFFIXES, ModelPicker
 from dinoscope.widgets._panel import Panel
+from dinoscope.widgets._results_box import ResultsBox, removal_text
 from dinoscope.widgets._run import Outcome, PredictRun, RunRequest
 from dinoscope.widgets._runbar import RunBar
 from dinoscope.widgets._sources import SourcePicker
@@ -38,7 +37,6 @@ from dinoscope.widgets._style import (
     set_tone,
     time_text,
 )
-from dinoscope.widgets._tables import TableView, ask_csv_path, rows_of, suggested_name
 from dinoscope.widgets._trials import TrialPanel, TrialRunner
 
 if TYPE_CHECKING:
@@ -93,7 +91,7 @@ class PredictPanel(Panel):
         self.tasks = TaskPicker()
         self.scope = ScopePicker()
         self.diameter = DiameterRow()
-        self.circle = DiameterCircle(self.viewer)
+        self.guide = DiameterGuide(self.viewer, self.diameter, self)
         grid = form()
         rows.addWidget(self.tasks)
         rows.addSpacing(2)
@@ -115,29 +113,8 @@ class PredictPanel(Panel):
         self.body.addWidget(self.objects_card)
 
         card, rows = section("Results")
-        self.results_line = hint_label("Nothing yet.")
-        self.classes = TableView()
-        self.classes.setToolTip("Class of each image or plane, with probabilities.")
-        self.classes.hide()
-        self.save_objects = QPushButton("Save CSV")
-        self.save_objects.setToolTip(
-            "Save the table of all objects as CSV: areas, positions, intensities."
-        )
-        self.save_objects.setEnabled(False)
-        self.save_classes = QPushButton("Save classes")
-        self.save_classes.setToolTip("Save the class scores as CSV.")
-        self.save_classes.hide()
-        self.remove = QPushButton("Remove these results")
-        self.remove.setToolTip(
-            "Remove the result layers of this image. Those you have edited or renamed stay."
-        )
-        rows.addWidget(self.results_line)
-        rows.addWidget(self.classes)
-        line = QHBoxLayout()
-        line.setSpacing(6)
-        for button in (self.save_objects, self.save_classes, self.remove):
-            line.addWidget(button, 1)
-        rows.addLayout(line)
+        self.results = ResultsBox()
+        rows.addWidget(self.results)
         self.body.addWidget(card)
 
         card, rows = section("")
@@ -151,24 +128,8 @@ class PredictPanel(Panel):
         self.height_card, rows = section(
             "Height map from the z-stack", "Shape from focus: no model is needed."
         )
-        self.height_about = hint_label()
-        self.height_run = QPushButton("Make height map")
-        self.height_run.setToolTip(
-            "Find the sharpest plane at each pixel: a height map, its confidence,\n"
-            "and an image that is in focus everywhere."
-        )
-        self.step = QDoubleSpinBox()
-        self.step.setRange(0.0, 10_000.0)
-        self.step.setDecimals(3)
-        self.step.setSuffix(" µm")
-        self.step.setSpecialValueText("from the layer")
-        self.step.setKeyboardTracking(False)
-        self.step.setToolTip("Distance between two planes of the stack.")
-        grid = form()
-        add_row(grid, "Z step", self.step)
-        rows.addWidget(self.height_about)
-        rows.addLayout(grid)
-        rows.addWidget(self.height_run)
+        self.height = HeightBox()
+        rows.addWidget(self.height)
         self.body.addWidget(self.height_card)
         self.body.addStretch(1)
 
@@ -182,14 +143,14 @@ class PredictPanel(Panel):
         for part in (self.tasks, self.scope, self.diameter, self.more):
             part.changed.connect(self._on_choice)
         self.adjust.changed.connect(self._on_adjust)
-        self.diameter.estimate_clicked.connect(self._on_estimate_diameter)
-        self.diameter.circle_toggled.connect(self._on_circle)
-        self.save_objects.clicked.connect(self._on_save_objects)
-        self.save_classes.clicked.connect(self._on_save_classes)
-        self.remove.clicked.connect(self._on_remove)
+        self.guide.said.connect(self.runbar.say)
+        self.guide.failed.connect(self._complain)
+        self.results.said.connect(self.runbar.say)
+        self.results.failed.connect(self._complain)
+        self.results.remove_clicked.connect(self._on_remove)
         self.trials.try_clicked.connect(self._on_try)
         self.trials.use_clicked.connect(self.model.choose)
-        self.height_run.clicked.connect(self._on_height)
+        self.height.run_clicked.connect(self._on_height)
         self.runbar.run_clicked.connect(self.run)
         self.runbar.cancel_clicked.connect(self.cancel)
         self.controller.model_chosen.connect(self.model.choose)
@@ -207,7 +168,7 @@ class PredictPanel(Panel):
     def on_teardown(self) -> None:
         self._cost.clear()
         self._view_timer.stop()
-        self.circle.hide()
+        self.guide.circle.hide()
         with contextlib.suppress(RuntimeError):
             self.trials.forget()
         if self._runner is not None:
@@ -325,7 +286,7 @@ class PredictPanel(Panel):
         self._ask_cost()
 
     def _set_busy(self, busy: bool) -> None:
-        self.height_run.setEnabled(not busy)
+        self.height.run.setEnabled(not busy)
         self.trials.try_button.setEnabled(not busy)
         self.diameter.estimate.setEnabled(not busy)
 
@@ -355,64 +316,18 @@ class PredictPanel(Panel):
     def _on_height(self) -> None:
         try:
             source = self.source.source()
-            payload: dict[str, Any] = {}
+            payload = self.height.payload()
             channels = self.more.values()["channels"]
             if channels is not None:
                 payload["channels"] = channels
-            if self.step.value() > 0:
-                payload["step_um"] = self.step.value()
         except DinoscopeError as error:
             self._complain(str(error))
             return
         self._begin(HeightRun(self.controller, source, payload), f"{source.layer.name}: height map")
 
-    def _on_estimate_diameter(self) -> None:
-        try:
-            request = self.request()
-        except DinoscopeError as error:
-            self._complain(str(error))
-            return
-        self.diameter.estimate.setEnabled(False)
-        self.runbar.say("Measuring the objects …")
-        payload = {"model": request.model, "options": request.options}
-        job = self.controller.submit("diameter", payload, {"image": request.source.image})
-        job.done.connect(self._on_diameter)
-        job.failed.connect(self._on_diameter_failed)
-
-    def _on_diameter(self, data: dict[str, Any]) -> None:
-        self.diameter.estimate.setEnabled(True)
-        value = data.get("diameter_px")
-        if value is None:
-            self.runbar.say("No objects were seen to measure; the diameter stays as it is.")
-            return
-        self.diameter.diameter_px = round(float(value), 1)
-        self.diameter.circle.setChecked(True)
-        self.runbar.say(f"Objects are about {value:.0f} px across.")
-
-    def _on_diameter_failed(self, error: DinoscopeError) -> None:
-        self.diameter.estimate.setEnabled(True)
-        self._complain(str(error))
-
-    def _on_circle(self, on: bool) -> None:
-        if not on:
-            self.circle.hide()
-            return
-        try:
-            source = self.source.source()
-        except DinoscopeError as error:
-            self._complain(str(error))
-            self.circle_off()
-            return
-        if self.diameter.diameter_px is None:
-            # Nothing to draw yet: a size that can be seen and changed.
-            size = min(source.image.size("Y"), source.image.size("X"))
-            self.diameter.diameter_px = float(max(4, round(size / 12)))
-        self.circle.show(source, self.diameter.diameter_px)
-
     def circle_off(self) -> None:
         """Take the guide circle off the image."""
-        self.diameter.circle.setChecked(False)
-        self.circle.hide()
+        self.guide.off()
 
     def hideEvent(self, event: Any) -> None:
         if self._alive_now():
@@ -421,62 +336,13 @@ class PredictPanel(Panel):
 
     def _on_remove(self) -> None:
         layer = self.source.layer
-        if layer is None:
-            return
-        removed, kept = self.controller.results.remove(str(layer.unique_id))
-        count = f"{len(removed)} result" + ("" if len(removed) == 1 else "s")
-        text = f"Removed {count}." if removed or not kept else "Nothing was removed."
-        if kept:
-            names = ", ".join(repr(name) for name in kept)
-            text += f" Kept, because you changed them: {names}."
-        self.runbar.say(text)
-        self._on_tables()
-
-    # -- tables --------------------------------------------------------------------------------
+        if layer is not None:
+            removed, kept = self.controller.results.remove(str(layer.unique_id))
+            self.runbar.say(removal_text(removed, kept))
+            self._on_tables()
 
     def _on_tables(self) -> None:
-        run = self.last_run
-        objects = rows_of(run.objects) if run is not None else 0
-        classes = run.classes if run is not None else {}
-        self.save_objects.setEnabled(objects > 0)
-        self.save_objects.setVisible(objects > 0 or not classes)
-        self.save_classes.setVisible(bool(classes))
-        self.classes.setVisible(bool(classes))
-        if classes:
-            self.classes.show_table(classes)
-        if run is None:
-            set_tone(self.results_line, "Nothing yet.")
-        else:
-            parts = [run.request.source.layer.name]
-            if "instance" in run.request.options.tasks:
-                parts.append(f"{objects} objects")
-            set_tone(self.results_line, " · ".join(parts))
-
-    def ask_csv(self, what: str) -> str:
-        """Where to save a table; replaced in tests."""
-        layer = self.last_run.request.source.layer
-        return ask_csv_path(self, suggested_name(layer.source.path, layer.name, what))
-
-    def _on_save_objects(self) -> None:
-        if self.last_run is not None:
-            self._save(self.last_run.objects, "objects")
-
-    def _on_save_classes(self) -> None:
-        if self.last_run is not None:
-            self._save(self.last_run.classes, "classes")
-
-    def _save(self, table: Any, what: str) -> None:
-        from dinoscope.arrays.tables import write_table
-
-        path = self.ask_csv(what)
-        if not path:
-            return
-        try:
-            write_table(Path(path), table)
-        except OutputError as error:
-            self._complain(str(error))
-            return
-        self.runbar.say(f"Saved {rows_of(table)} rows to {path}.")
+        self.results.show_run(self.last_run)
 
     # -- following the user --------------------------------------------------------------------
 
@@ -495,15 +361,8 @@ class PredictPanel(Panel):
             self._source_key = source.key
             self._restore(self.controller.settings.get(source.key, {}))
             self._on_tables()
-        self._offer_height(source)
+        self.height_card.setVisible(self.height.offer(source))
         self._on_choice()
-
-    def _offer_height(self, source: Source) -> None:
-        planes = source.image.size("Z")
-        self.height_card.setVisible(planes >= LEAST_PLANES)
-        step = source.image.pixel_size_um.get("Z")
-        unit = f"{step:.4g} µm apart" if step else "spacing unknown: heights count in planes"
-        set_tone(self.height_about, f"{planes} planes, {unit}.")
 
     def _on_model(self) -> None:
         others = {task: self.model.models_for(task) for task in self.tasks.boxes}
@@ -513,9 +372,7 @@ class PredictPanel(Panel):
 
     def _on_choice(self) -> None:
         self._remember()
-        if self.circle.shown and self.diameter.diameter_px:
-            with contextlib.suppress(DinoscopeError):
-                self.circle.show(self.source.source(), self.diameter.diameter_px)
+        self.guide.follow()
         self.trials.offer(self.tasks.tasks)
         self.objects_card.setVisible("instance" in self.tasks.tasks)
         self._ask_cost()

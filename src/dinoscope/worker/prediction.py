@@ -125,6 +125,7 @@ class _Planes:
 def redecode(context: JobContext) -> Steps:
     """Objects of a finished run with other options, without the network."""
     from dinoscope.arrays.axes import read_plane
+    from dinoscope.arrays.objects import object_table
 
     payload, runs = context.payload, context.tools.runs
     run, options = str(payload["run"]), payload.get("options") or InstanceOptions()
@@ -138,7 +139,14 @@ def redecode(context: JobContext) -> Steps:
         pixels = None
         if "image" in context.images:
             pixels = read_plane(context.image, index, region=region)
-        objects = _measured(ids, pixels, info, index)
+        objects = object_table(
+            ids,
+            pixels,
+            info["pixel_size_um"],
+            index,
+            info["plane_axes"],
+            origin=info["region"][:2],
+        )
         classes = _carry_classes(runs, run, index, ids, objects)
         found = int(ids.max(initial=0))
         objects["label"] = objects["label"] + (next_id - 1)
@@ -188,18 +196,6 @@ def _cut_ahead(runs: RunStore, run: str) -> None:
     with contextlib.suppress(DinoscopeError, OSError):  # forgotten meanwhile
         for index in runs.indices(run)[:_CUT_AHEAD]:
             _basins_of(run, index, runs.maps(run, index))
-
-
-def _measured(
-    ids: np.ndarray, pixels: np.ndarray | None, info: Mapping[str, Any], index: tuple[int, ...]
-) -> Table:
-    """The objects table; as in a prediction, centroids count from the image's origin."""
-    from dinoscope.arrays.objects import object_table
-
-    table = object_table(ids, pixels, info["pixel_size_um"], index, info["plane_axes"])
-    table["centroid_y"] = table["centroid_y"] + info["region"][0]
-    table["centroid_x"] = table["centroid_x"] + info["region"][1]
-    return table
 
 
 def _carry_classes(
