@@ -317,6 +317,23 @@ def test_the_diameter_needs_a_model_that_looks_for_objects(tools: Tools) -> None
         run(prediction.diameter, context_for(tools, payload, image=cells()))
 
 
+def test_the_diameter_is_measured_on_the_image_as_it_is_preprocessed(
+    tools: Tools, model_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dinoscope.engine import scale
+
+    seen: list[bool] = []
+    monkeypatch.setattr(
+        scale,
+        "estimate_diameter",
+        lambda prepared, runner: seen.append(prepared.normalization.local_contrast),
+    )
+    options = PredictOptions(device="cpu", local_contrast=True)
+    payload = {"model": model_file, "options": options}
+    run(prediction.diameter, context_for(tools, payload, image=cells()))
+    assert seen == [True]
+
+
 def test_a_diameter_is_a_number_or_none(tools: Tools, model_file: str) -> None:
     payload = {"model": model_file, "options": PredictOptions(device="cpu")}
     _, done = run(prediction.diameter, context_for(tools, payload, image=cells()))

@@ -92,9 +92,7 @@ def predict(
     begun = time.perf_counter()
     runner, notes = open_runner(model, options)
     yield Progress("prepare", 0, 1, message="reading the image")
-    normalization = _normalization(model, options)
-    bounds = limits(image, normalization, channels=options.channels, calibration=calibration)
-    prepared = Prepared(image, bounds, normalization, options, calibration)
+    prepared = prepare(image, model, options, calibration)
     zoom, diameter = zoom_for(prepared, runner)
     yield Progress("prepare", 1, 1, message=_scale_text(diameter, zoom))
     run = _Run(runner, prepared, options, zoom, begun)
@@ -134,6 +132,18 @@ def open_runner(model: Model, options: PredictOptions) -> tuple[Runner, list[str
     model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     dtype, note = check_bf16(model.backbone, device)
     return Runner(model, device, dtype), [note] if note else []
+
+
+def prepare(
+    image: ImageInput,
+    model: Model,
+    options: PredictOptions,
+    calibration: Calibration | None = None,
+) -> Prepared:
+    """How the planes of `image` become the pixels that `model` sees, preprocessed as asked."""
+    normalization = _normalization(model, options)
+    bounds = limits(image, normalization, channels=options.channels, calibration=calibration)
+    return Prepared(image, bounds, normalization, options, calibration)
 
 
 def _normalization(model: Model, options: PredictOptions) -> Normalization:

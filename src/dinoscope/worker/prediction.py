@@ -275,9 +275,8 @@ def free_memory_mb() -> float | None:
 
 def diameter(context: JobContext) -> Steps:
     """The typical object diameter that the model sees, in pixels of the image."""
-    from dinoscope.arrays.normalize import Normalization, limits
-    from dinoscope.engine.predict import open_runner
-    from dinoscope.engine.scale import Prepared, estimate_diameter
+    from dinoscope.engine.predict import open_runner, prepare
+    from dinoscope.engine.scale import estimate_diameter
 
     options = _options(context)
     model = yield from _load(context, options)
@@ -289,12 +288,7 @@ def diameter(context: JobContext) -> Steps:
         )
     runner, _ = open_runner(model, options)
     yield Progress("diameter", 0, 1, message="looking at the image")
-    normalization = Normalization.from_json(model.card.normalization)
-    calibration = _calibration(context)
-    bounds = limits(
-        context.image, normalization, channels=options.channels, calibration=calibration
-    )
-    prepared = Prepared(context.image, bounds, normalization, options, calibration)
+    prepared = prepare(context.image, model, options, _calibration(context))
     return {"diameter_px": estimate_diameter(prepared, runner)}
 
 
