@@ -2,17 +2,22 @@
 
     python -m benchmarks.train_embedded --data DATA --minutes 90 --output runs/embedded.dinoscope
 
-Reads only the sets whose licences permit shipped weights (DSB2018: CC0; Usiigaci: MIT) plus the
-project's synthetic generator. Writes the model, a CSV log beside it, and a checkpoint every minute
-(``--resume`` goes on from it).
+Reads only the sets whose licences permit shipped weights (DSB2018: CC0; Usiigaci and Chula-RBC-12:
+MIT; imaging flow cytometry: BSD-3-Clause) plus the project's synthetic generator. Writes the model,
+a CSV log beside it, and a checkpoint every minute (``--resume`` goes on from it; ``--start`` begins
+with the weights of an earlier model).
+
+One step in `CLASS_SHARE` shows single cells with their classes instead of crops to segment, so that
+the tokens also tell kinds of cells apart; that head does not ship (the adapters bring their own).
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +35,20 @@ from dinoscope.arrays.normalize import Normalization, limits, to_model_input  # 
 from dinoscope.arrays.resample import resample, scaled_shape  # noqa: E402
 from dinoscope.config import InstanceOptions  # noqa: E402
 from dinoscope.datasets import synthetic  # noqa: E402
-from dinoscope.engine.augment import Augmentation  # noqa: E402
-from dinoscope.engine.batches import BatchSource, CropPlan  # noqa: E402
-from dinoscope.engine.dataset import GeneratedSet, ImageSet, TrainingImage  # noqa: E402
+from dinoscope.engine.augment import Augmentation, make_crop  # noqa: E402
+from dinoscope.engine.batches import Batch, BatchSource, CropPlan  # noqa: E402
+from dinoscope.engine.dataset import (  # noqa: E402
+    GeneratedSet,
+    ImageSet,
+    Source,
+    TrainingImage,
+    channel_ranges,
+    normalized_planes,
+)
 from dinoscope.engine.dense import Runner  # noqa: E402
 from dinoscope.engine.fit import FitOptions, fit  # noqa: E402
-from dinoscope.models.checkpoint import save_model  # noqa: E402
+from dinoscope.models.checkpoint import load_model, save_model  # noqa: E402
+from dinoscope.models.heads import pool_tokens  # noqa: E402
 from dinoscope.models.model import Model  # noqa: E402
 from dinoscope.tasks.base import task  # noqa: E402
 
@@ -48,23 +61,29 @@ CLASSES = ("background", "nucleus", "cell", "rod", "filament", "membrane")
 NORMALIZATION = Normalization()
 #: Share of the crops each set gives; DSB2018 by modality, so that rare stains are seen enough.
 WEIGHTS = {
-    "fluo_small": 0.25,
-    "fluo_large": 0.18,
-    "histology_purple": 0.10,
-    "histology_white": 0.05,
+    "fluo_small": 0.22,
+    "fluo_large": 0.15,
+    "histology_purple": 0.12,
+    "histology_white": 0.06,
     "brightfield_gray": 0.03,
     "fluo_tissue": 0.02,
-    "usiigaci": 0.08,
-    "nuclei": 0.02,
-    "touching": 0.04,
-    "rods": 0.05,
+    "usiigaci": 0.10,
+    "nuclei": 0.01,
+    "touching": 0.03,
+    "rods": 0.06,
     "phase": 0.02,
     "brightfield": 0.02,
     "tissue": 0.03,
     "filaments": 0.01,
-    "membranes": 0.02,
-    "surface": 0.08,
+    "membranes": 0.01,
+    "surface": 0.11,
 }
+#: Single-cell sets by folder: axes, and the column that names what must not be split.
+CLASSIFIED = {"rbc12_crops": None, "cellcycle_ifc": "CYX"}
+#: Share of the steps that show single cells, their number in a step and side in model pixels.
+CLASS_SHARE, CLASS_BATCH, CLASS_PX = 0.25, 16, 154
+#: Sets whose scale is hardest to tell: their crops are more often far from the training scale.
+FAR_SCALE = {"usiigaci": 0.5, "phase": 0.5}
 #: Images are kept at most this much larger than they are trained at, to save memory.
 SPARE_SCALE = 1.5
 
@@ -143,10 +162,100 @@ def load(
     return sorted(sets, key=lambda s: s.name), validation
 
 
+@dataclass
+class SingleCells:
+    """Single cells of several sets with classes numbered through: training and validation."""
+
+    classes: tuple[str, ...]
+    training: list[ImageSet]
+    validation: dict[str, list[TrainingImage]]
+    plans: dict[str, CropPlan]
+
+
+def single_cells(data: Path, exclude: set[str]) -> SingleCells:
+    """The sets of `CLASSIFIED`, each normalised over itself as its adapter will do it."""
+    found = SingleCells((), [], {}, {})
+    for folder, axes in CLASSIFIED.items():
+        if folder in exclude:
+            continue
+        with (data / folder / "index.csv").open(newline="") as handle:
+            rows = list(csv.DictReader(handle))
+        files = {p.stem: p for p in (data / folder / "images").iterdir()}
+        names = sorted({r["class_name"] for r in rows})
+        numbers = {name: len(found.classes) + i for i, name in enumerate(names)}
+        found.classes += tuple(f"{folder}: {name}" for name in names)
+        training = [r for r in rows if r["split"] == "dev-train"]
+        fixed = Normalization(
+            mode="fixed",
+            ranges=channel_ranges([read_image(files[r["id"]], axes) for r in training]),
+        )
+        parts: dict[str, list[TrainingImage]] = {"dev-train": [], "dev-val": []}
+        for row in rows:
+            [(_, pixels)] = normalized_planes(read_image(files[row["id"]], axes), fixed)
+            target = {"classification": numbers[row["class_name"]]}
+            parts[row["split"]].append(TrainingImage(row["id"], row["id"], pixels, target))
+        found.training.append(ImageSet(folder, parts["dev-train"]))
+        found.validation[folder] = parts["dev-val"]
+        side = parts["dev-train"][0].pixels.shape[-1]
+        gentle = Augmentation(scale_jitter=0.0, intensity=0.35, invert=0.0, keep_absolute=True)
+        found.plans[folder] = CropPlan(CLASS_PX, None, CLASS_PX / side, gentle)
+    return found
+
+
+class MixedBatches(BatchSource):
+    """Crops to segment, and every so often single cells to classify."""
+
+    def __init__(
+        self, sets: list[Source], plan: CropPlan, cells: SingleCells, batch_size: int, seed: int
+    ) -> None:
+        super().__init__(sets, plan, batch_size, seed)
+        self.cells = cells
+        self.far = {
+            name: replace(plan, augmentation=replace(plan.augmentation, far_scale=share))
+            for name, share in FAR_SCALE.items()
+        }
+
+    def __getitem__(self, step: int) -> Batch:
+        rng = np.random.default_rng([self.seed, step])
+        if self.cells.training and rng.random() < CLASS_SHARE:
+            sets = self.cells.training
+            picked = [sets[int(i)] for i in rng.integers(len(sets), size=CLASS_BATCH)]
+            pairs = [(s.draw(rng), self.cells.plans[s.name]) for s in picked]
+        else:
+            chosen = rng.choice(len(self.sources), self.batch_size, p=self.shares)
+            drawn = [self.sources[int(i)] for i in chosen]
+            pairs = [(s.draw(rng), self.far.get(s.name, self.plan)) for s in drawn]
+        crops = [
+            make_crop(i, rng, p.crop_px, p.zoom_of(i), p.augmentation, p.diameter_px)
+            for i, p in pairs
+        ]
+        return Batch.gather(step, crops, [image.name for image, _ in pairs])
+
+
+def class_scores(runner: Runner, cells: SingleCells) -> dict[str, float]:
+    """Balanced accuracy on the validation cells of each set."""
+    found = {}
+    for name, images in cells.validation.items():
+        hits: dict[int, list[bool]] = {}
+        for begin in range(0, len(images), 32):
+            part = images[begin : begin + 32]
+            shown = [resample(i.pixels.astype(np.float32), (CLASS_PX, CLASS_PX)) for i in part]
+            pixels = torch.from_numpy(np.stack(shown))
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                pooled = pool_tokens(runner.model.encode(pixels))
+                guess = runner.model.decode_pooled(pooled).float().argmax(1)
+            for image, number in zip(part, guess.tolist(), strict=True):
+                truth = int(image.targets["classification"])
+                hits.setdefault(truth, []).append(number == truth)
+        found[f"balanced_accuracy_{name}"] = float(np.mean([np.mean(h) for h in hits.values()]))
+    return found
+
+
 def scores(
-    model: Model, validation: dict[str, list[TrainingImage]], at_most: int
+    model: Model, validation: dict[str, list[TrainingImage]], cells: SingleCells, at_most: int
 ) -> dict[str, float]:
-    """AP@0.5 by modality with known diameters, and relative depth error on generated surfaces."""
+    """AP@0.5 by modality with known diameters, relative depth error on generated surfaces, and
+    balanced accuracy on single cells."""
     runner = Runner(model, "cpu", torch.bfloat16)
     result, precisions = {}, []
     for modality, images in validation.items():
@@ -169,8 +278,14 @@ def scores(
         depth = runner.dense_maps(image.pixels.astype(np.float32), ["depth"])["depth"][0]
         errors.append(np.sqrt(np.mean((depth - truth) ** 2)) / truth.std())
     result["depth_over_mean"] = float(np.mean(errors))
+    result |= class_scores(runner, cells)
     result["ap50"] = float(np.mean(precisions)) if precisions else 0.0
-    result["score"] = result["ap50"] + 0.1 * (1 - min(1.0, result["depth_over_mean"]))
+    known = [v for n, v in result.items() if n.startswith("balanced_accuracy")]
+    result["score"] = (
+        result["ap50"]
+        + 0.1 * (1 - min(1.0, result["depth_over_mean"]))
+        + (0.1 * float(np.mean(known)) if known else 0.0)
+    )
     return result
 
 
@@ -187,6 +302,7 @@ def main() -> None:
     parser.add_argument("--exclude", action="append", default=[])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--start", type=Path, help="model whose weights are gone on from")
     parser.add_argument("--validate-every", type=float, default=420.0)
     parser.add_argument("--validation-images", type=int, default=5)
     options = parser.parse_args()
@@ -213,6 +329,11 @@ def main() -> None:
             if ".ls1." in name or ".ls2." in name:
                 parameter.fill_(0.1)
     begun = time.time()
+    cells = single_cells(options.data, set(options.exclude))
+    if options.start:
+        model = load_model(options.start, device="cpu")
+    if cells.classes:
+        model.add_head("classification", task("classification").head_spec(cells.classes))
     sets, validation = load(options.data, set(options.exclude))
     print(f"read {sum(len(s) for s in sets)} images in {time.time() - begun:.0f} s", flush=True)
     plan = CropPlan(CROP_PX, DIAMETER_PX, 1.0, Augmentation(far_scale=0.15))
@@ -223,9 +344,9 @@ def main() -> None:
         weight_decay=0.05,
         autocast=torch.bfloat16,
         validate_every_s=options.validate_every,
-        average=0.997,
+        average=0.998,
         balance="fixed",
-        balance_weights={"instance": 1.0, "semantic": 0.3, "depth": 1.0},
+        balance_weights={"instance": 1.0, "semantic": 0.3, "depth": 1.0, "classification": 0.3},
         warmup=0.03,
         log_every=10,
     )
@@ -234,11 +355,11 @@ def main() -> None:
     columns: list[str] = []
     events = fit(
         model,
-        BatchSource(sets, plan, options.batch_size, options.seed),
+        MixedBatches(sets, plan, cells, options.batch_size, options.seed),
         settings,
         checkpoint=options.output.with_suffix(".ckpt"),
         resume=options.resume,
-        validate=lambda m: scores(m, validation, options.validation_images),
+        validate=lambda m: scores(m, validation, cells, options.validation_images),
     )
     rows = []
     while True:
@@ -272,13 +393,17 @@ def main() -> None:
 
 
 def model_card(model: Model, *, state: dict[str, float], training: dict[str, object]) -> Model:
-    """The model with what was learned about it written into its card."""
+    """A copy to ship, with what was learned about it in its card: all but the class head."""
+    model = copy.deepcopy(model)
+    model.keep_heads(["instance", "semantic", "depth"])
     model.card = model.card.replace(
         name="embedded",
         licence="BSD-3-Clause",
         data=(
             "DSB2018 / BBBC038 (CC0-1.0)",
             "Usiigaci phase contrast (MIT)",
+            "Chula-RBC-12 (MIT)",
+            "Imaging flow cytometry of Blasi et al. 2016 / BBBC048 (BSD-3-Clause)",
             "dinoscope synthetic generator",
         ),
         description=(

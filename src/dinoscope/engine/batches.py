@@ -46,6 +46,21 @@ class Batch:
     truths: dict[str, tuple[Tensor, Tensor]]
     names: tuple[str, ...]
 
+    @classmethod
+    def gather(
+        cls,
+        step: int,
+        crops: Sequence[tuple[np.ndarray, dict[str, np.ndarray]]],
+        names: Sequence[str],
+    ) -> Batch:
+        """Crops of one size, as `make_crop` gives them, with the names of their images."""
+        return cls(
+            step,
+            torch.from_numpy(np.stack([pixels for pixels, _ in crops])),
+            _gather([targets for _, targets in crops]),
+            tuple(names),
+        )
+
 
 class BatchSource(Dataset[Batch]):
     """The batch of step `i`, drawn from sources by their weights."""
@@ -78,12 +93,7 @@ class BatchSource(Dataset[Batch]):
             )
             for image in images
         ]
-        return Batch(
-            step,
-            torch.from_numpy(np.stack([pixels for pixels, _ in crops])),
-            _gather([targets for _, targets in crops]),
-            tuple(image.name for image in images),
-        )
+        return Batch.gather(step, crops, [image.name for image in images])
 
 
 def _gather(targets: Sequence[dict[str, np.ndarray]]) -> dict[str, tuple[Tensor, Tensor]]:
