@@ -83,9 +83,17 @@ CLASSIFIED = {"rbc12_crops": None, "cellcycle_ifc": "CYX"}
 #: Share of the steps that show single cells, their number in a step and side in model pixels.
 CLASS_SHARE, CLASS_BATCH, CLASS_PX = 0.25, 16, 154
 #: Sets whose scale is hardest to tell: their crops are more often far from the training scale.
-FAR_SCALE = {"usiigaci": 0.5, "phase": 0.5}
-#: Images are kept at most this much larger than they are trained at, to save memory.
-SPARE_SCALE = 1.5
+FAR_SCALE = {
+    "usiigaci": 0.6,
+    "phase": 0.5,
+    "histology_purple": 0.4,
+    "histology_white": 0.4,
+    "brightfield_gray": 0.4,
+    "fluo_tissue": 0.4,
+}
+#: Images are kept at most this much larger than they are trained at: crops at far scales must be as
+#: sharp as what prediction sees at that scale, or blur alone tells the size.
+SPARE_SCALE = 4.0
 
 
 def real_image(folder: Path, row: dict[str, str], semantic_class: int) -> TrainingImage:
@@ -336,7 +344,7 @@ def main() -> None:
         model.add_head("classification", task("classification").head_spec(cells.classes))
     sets, validation = load(options.data, set(options.exclude))
     print(f"read {sum(len(s) for s in sets)} images in {time.time() - begun:.0f} s", flush=True)
-    plan = CropPlan(CROP_PX, DIAMETER_PX, 1.0, Augmentation(far_scale=0.15))
+    plan = CropPlan(CROP_PX, DIAMETER_PX, 1.0, Augmentation(far_scale=0.25))
     settings = FitOptions(
         seconds=options.minutes * 60,
         steps=None,
@@ -352,7 +360,6 @@ def main() -> None:
     )
     options.output.parent.mkdir(parents=True, exist_ok=True)
     log = options.output.with_suffix(".csv")
-    columns: list[str] = []
     events = fit(
         model,
         MixedBatches(sets, plan, cells, options.batch_size, options.seed),
@@ -361,7 +368,8 @@ def main() -> None:
         resume=options.resume,
         validate=lambda m: scores(m, validation, cells, options.validation_images),
     )
-    rows = []
+    rows: list[dict[str, object]] = read_log(log) if options.resume else []
+    earlier = float(rows[-1]["minutes"]) if rows else 0.0
     while True:
         try:
             event = next(events)
@@ -369,7 +377,7 @@ def main() -> None:
             state = stop.value
             break
         values = {
-            "minutes": round((time.time() - begun) / 60, 2),
+            "minutes": round(earlier + (time.time() - begun) / 60, 2),
             "step": event.message[5:],
             **event.values,
         }
@@ -380,11 +388,10 @@ def main() -> None:
                 model_card(model, state=values, training=vars(options)),
                 options.output.with_suffix(".last.dinoscope"),
             )
-        columns = list(dict.fromkeys([*columns, *values]))
         if len(rows) % 20 == 0:
-            write_log(log, columns, rows)
+            write_log(log, rows)
             print(values, flush=True)
-    write_log(log, columns, rows)
+    write_log(log, rows)
     print("done", state.step, state.best_score, state.best_step)
     save_model(
         model_card(model, state=state.history[-1] if state.history else {}, training=vars(options)),
@@ -416,9 +423,17 @@ def model_card(model: Model, *, state: dict[str, float], training: dict[str, obj
     return model
 
 
-def write_log(path: Path, columns: list[str], rows: list[dict[str, object]]) -> None:
+def read_log(path: Path) -> list[dict[str, object]]:
+    """The rows of an earlier part of the run; none where there is no log."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as handle:
+        return [{n: v for n, v in row.items() if v} for row in csv.DictReader(handle)]
+
+
+def write_log(path: Path, rows: list[dict[str, object]]) -> None:
     with path.open("w", newline="") as handle:
-        writer = csv.DictWriter(handle, columns)
+        writer = csv.DictWriter(handle, list(dict.fromkeys(n for row in rows for n in row)))
         writer.writeheader()
         writer.writerows(rows)
 

@@ -60,7 +60,7 @@ class Instance:
         )
         inside = (foreground > 0) & (known > 0) & torch.isfinite(size)
         if bool(inside.any()):
-            total = total + 0.5 * F.smooth_l1_loss(raw[:, 3][inside], size[inside], beta=0.5)
+            total = total + F.smooth_l1_loss(raw[:, 3][inside], size[inside], beta=0.5)
         return total
 
     def activate(self, raw: Tensor) -> Tensor:
