@@ -106,7 +106,7 @@ def shot_stack() -> None:
     run(panel)
     viewer.layers["zstack · instances"].opacity = 0.5
     save(viewer, "stack")
-    panel.height_run.click()
+    panel.height.run.click()
     until(lambda: not panel.runbar.busy, "the height map")
     viewer.layers["zstack · instances"].visible = False
     panel.scroll.verticalScrollBar().setValue(10_000)
