@@ -81,7 +81,7 @@ WEIGHTS = {
 #: Single-cell sets by folder: axes, and the column that names what must not be split.
 CLASSIFIED = {"rbc12_crops": None, "cellcycle_ifc": "CYX"}
 #: Share of the steps that show single cells, their number in a step and side in model pixels.
-CLASS_SHARE, CLASS_BATCH, CLASS_PX = 0.25, 16, 154
+CLASS_SHARE, CLASS_BATCH, CLASS_PX = 0.25, 32, 112
 #: Sets whose scale is hardest to tell: their crops are more often far from the training scale.
 FAR_SCALE = {
     "usiigaci": 0.6,

@@ -33,6 +33,8 @@ from dinoscope.types import Progress
 DIAMETER_PX = 28.0
 #: Images smaller than this side (in model pixels) are enlarged, at most four times.
 LEAST_SIDE_PX = 154.0
+#: The same for whole images that get one class: many passes over them tell more than fine pixels.
+LEAST_CLASSIFIED_PX = 112.0
 #: Learning rate of a fully trained backbone, as a share of the heads'.
 BACKBONE_RATE = 0.1
 
@@ -309,6 +311,7 @@ def _plan(
     sides = float(np.median([min(i.pixels.shape[1:]) for i in images]))
     least = float(np.clip(LEAST_SIDE_PX / sides, 1, 4))
     if tuple(tasks) == ("classification",):
+        least = float(np.clip(LEAST_CLASSIFIED_PX / sides, 1, 4))
         longest = max(max(i.pixels.shape[1:]) for i in images) * least
         crop = int(min(options.crop_px, max(112, -(-longest // 14) * 14)))
         kept = Augmentation(scale_jitter=0.0, intensity=0.35, invert=0.0, keep_absolute=True)
