@@ -53,7 +53,10 @@ def commit() -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """A figure. `bar` says what it is, its unit, and whether more or less is better."""
+    """A figure. `bar` says what it is, its unit, and whether more or less is better.
+
+    `low` and `high` bound its 95 % interval, where there is one.
+    """
 
     bar: str
     value: float | None
@@ -62,6 +65,8 @@ class Row:
     rival_value: float | None = None
     machine: str = field(default_factory=machine)
     commit: str = field(default_factory=commit)
+    low: float | None = None
+    high: float | None = None
 
 
 def write_rows(rows: Iterable[Row], path: Path) -> None:

@@ -7,27 +7,35 @@ part of a suite. A suite needs a quiet machine: close other programs first.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import accuracy, interaction, memory
+from benchmarks import accuracy, embedded, interaction, memory
 from benchmarks.rows import Row, show, write_rows
+from benchmarks.settings import Settings
 
-Part = Callable[[Path | None], Iterator[Row]]
+Part = Callable[[Settings], Iterator[Row]]
+
+
+def with_data(rows: Callable[[Path | None], Iterator[Row]]) -> Part:
+    """A part that needs to know where the data is, and nothing else."""
+    return lambda settings: rows(settings.data)
+
 
 MAIN: dict[str, Part] = {
-    "accuracy": accuracy.main_rows,
-    "time": interaction.time_rows,
-    "live": interaction.live_rows,
-    "cancel": interaction.cancel_rows,
-    "panels": interaction.panel_rows,
-    "memory": memory.memory_rows,
+    "accuracy": with_data(accuracy.main_rows),
+    "time": with_data(interaction.time_rows),
+    "live": with_data(interaction.live_rows),
+    "cancel": with_data(interaction.cancel_rows),
+    "panels": with_data(interaction.panel_rows),
+    "memory": with_data(memory.memory_rows),
 }
 SUITES: dict[str, dict[str, Part]] = {
     "main": MAIN,
-    "embedded": {},
+    "embedded": embedded.PARTS,
     "annotate": {},
     "explore": {},
     "speed": {},
@@ -41,7 +49,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="folder with the development data sets")
     parser.add_argument("--json", type=Path, required=True, help="file for the rows")
     parser.add_argument("--only", nargs="+", metavar="PART", help="parts of the suite")
+    add_settings(parser)
     args = parser.parse_args(argv)
+    settings = settings_of(args)
 
     names = [name for name in SUITES if SUITES[name]] if args.suite == "all" else [args.suite]
     parts = {f"{name}: {part}": f for name in names for part, f in SUITES[name].items()}
@@ -61,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"== {label}", file=sys.stderr, flush=True)
         started = time.perf_counter()
         try:
-            for row in part(args.data):
+            for row in part(settings):
                 rows.append(row)
                 print(show([row]).splitlines()[1], file=sys.stderr, flush=True)
         except Exception as error:
@@ -71,6 +81,40 @@ def main(argv: list[str] | None = None) -> int:
         print(f"== {label}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
     print(show(rows))
     return 1 if failed else 0
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Flags of `Settings`; they matter to the parts of the suite ``embedded``."""
+    group = parser.add_argument_group("suite embedded")
+    group.add_argument("--model", default="embedded", help="the model that is measured")
+    group.add_argument("--twin", help="a model that never saw what a part holds out")
+    group.add_argument("--redcells", default="embedded-redcells", help="red-cell adapter")
+    group.add_argument("--cellcycle", default="embedded-cellcycle", help="cell-cycle adapter")
+    group.add_argument("--minutes", type=float, help="of each training run")
+    group.add_argument("--draws", type=int, default=3, help="draws of few images")
+    group.add_argument("--images", type=int, help="at most so many validation images of each set")
+    group.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = all")
+    group.add_argument("--train-flags", default="", help="more flags for each 'dinoscope train'")
+    group.add_argument("--rivals", type=Path, help="folder with results of benchmarks.peers")
+    group.add_argument("--work", type=Path, help="kept results (default: beside the JSON file)")
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """The settings that the flags ask for."""
+    return Settings(
+        data=args.data,
+        work=args.work or args.json.with_suffix(""),
+        model=args.model,
+        twin=args.twin,
+        redcells=args.redcells,
+        cellcycle=args.cellcycle,
+        minutes=args.minutes,
+        draws=args.draws,
+        images=args.images,
+        threads=args.threads,
+        train_flags=tuple(shlex.split(args.train_flags)),
+        rivals=args.rivals,
+    )
 
 
 if __name__ == "__main__":
