@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,35 @@ def write_table(path: str | Path, table: Table) -> None:
     OutputError
         The file could not be written.
     """
-    lengths = {name: len(column) for name, column in table.items()}
-    if len(set(lengths.values())) > 1:
-        raise InputError(f"columns have lengths {lengths}", expected="one length")
+    write_tables(path, [table])
+
+
+def write_tables(path: str | Path, tables: Iterable[Table]) -> int:
+    """Write tables of the same columns one below the other, each when it comes; returns the rows.
+
+    Raises
+    ------
+    InputError
+        The columns of one differ in length, or it has other columns than the first.
+    OutputError
+        The file could not be written.
+    """
+    names: list[str] | None = None
+    rows = 0
     with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(table)
-        writer.writerows(zip(*(_cells(np.asarray(c)) for c in table.values()), strict=True))
+        for table in tables:
+            lengths = {name: len(column) for name, column in table.items()}
+            if len(set(lengths.values())) > 1:
+                raise InputError(f"columns have lengths {lengths}", expected="one length")
+            if names is None:
+                names = list(table)
+                writer.writerow(names)
+            elif names != list(table):
+                raise InputError(f"columns are {list(table)}", expected=f"{names}, as before")
+            rows += next(iter(lengths.values()), 0)
+            writer.writerows(zip(*(_cells(np.asarray(c)) for c in table.values()), strict=True))
+    return rows
 
 
 def _cells(column: np.ndarray) -> list[Any]:

@@ -33,6 +33,9 @@ device     ``device`` ["auto"]                                  see ``models.dev
 forget     ``run``                                              nothing
 =========  ===================================================  ==================================
 
+The jobs of the Features panel (``tokens pca points project cluster similarity separability
+explore_export explore_forget``) are described in :mod:`dinoscope.worker.exploration`.
+
 A source of ``train`` is a dict: ``task``; ``images`` and ``truths``, lists of equal length whose
 items are paths or ``{"image": name}`` for an image given with the job (a truth of a classification
 is the class name); optionally ``name``, ``axes``, ``groups``. Or ``task``, ``images_dir``,
@@ -129,6 +132,15 @@ class Tools:
         self.threads = threads
         self.runs = RunStore(folder / "runs")
         self._models: Any = None
+        self._exploration: Any = None
+
+    @property
+    def exploration(self) -> Any:
+        """Encoded images and points (:class:`~dinoscope.worker.explored.Exploration`)."""
+        if self._exploration is None:
+            module = importlib.import_module("dinoscope.worker.explored")
+            self._exploration = module.Exploration(self.folder / "tokens")
+        return self._exploration
 
     @property
     def models(self) -> Any:
@@ -157,6 +169,15 @@ KINDS: dict[str, JobKind] = {
     "forget": JobKind(_lazy("prediction", "forget"), quick=True, heavy=False),
     "heightmap": JobKind(_lazy("heights", "heightmap"), heavy=False),
     "train": JobKind(_lazy("training", "train")),
+    "tokens": JobKind(_lazy("exploration", "tokens")),
+    "pca": JobKind(_lazy("exploration", "pca")),
+    "points": JobKind(_lazy("exploration", "points")),
+    "project": JobKind(_lazy("exploration", "project")),
+    "cluster": JobKind(_lazy("exploration", "cluster")),
+    "similarity": JobKind(_lazy("exploration", "similarity"), quick=True),
+    "separability": JobKind(_lazy("exploration", "separability")),
+    "explore_export": JobKind(_lazy("exploration", "export")),
+    "explore_forget": JobKind(_lazy("exploration", "forget"), quick=True),
     "models": JobKind(_lazy("models", "models"), quick=True, heavy=False),
     "inspect": JobKind(_lazy("models", "inspect"), quick=True, heavy=False),
     "device": JobKind(_lazy("models", "device"), quick=True),
