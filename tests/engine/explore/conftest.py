@@ -55,7 +55,7 @@ def store() -> TokenStore:
 
 @pytest.fixture(scope="session")
 def token_set(model: Model, stack: ImageInput) -> TokenSet:
-    found: TokenSet = run_to_end(encode(stack, model, ExploreOptions(zoom=1)))
+    found: TokenSet = run_to_end(encode(stack, model, ExploreOptions(threads=1, zoom=1)))
     return found
 
 

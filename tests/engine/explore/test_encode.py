@@ -23,7 +23,7 @@ End = Callable[..., Any]
 
 def test_tokens_are_those_of_the_backbone(end: End, model: Model) -> None:
     image = ImageInput(np.random.default_rng(0).normal(size=(112, 112)).astype(np.float32), "YX")
-    found = end(encode(image, model, ExploreOptions(zoom=1)))
+    found = end(encode(image, model, ExploreOptions(threads=1, zoom=1)))
     normalization = Normalization.from_json(model.card.normalization)
     pixels = to_model_input(
         np.asarray(image.data)[None], limits(image, normalization), normalization
@@ -39,8 +39,8 @@ def test_layers_are_concatenated_and_the_model_is_left_alone(
     end: End, model: Model, stack: ImageInput
 ) -> None:
     before = model.backbone.layers
-    both = end(encode(stack, model, ExploreOptions(layers="early+last", zoom=1)))
-    last = end(encode(stack, model, ExploreOptions(layers="last", zoom=1)))
+    both = end(encode(stack, model, ExploreOptions(threads=1, layers="early+last", zoom=1)))
+    last = end(encode(stack, model, ExploreOptions(threads=1, layers="last", zoom=1)))
     assert both.dim == 2 * last.dim
     assert np.array_equal(both.tokens((1,))[:, last.dim :], last.tokens((1,)))
     assert model.backbone.layers == before
@@ -54,7 +54,7 @@ def test_a_layer_that_is_not_there_is_named(text: str) -> None:
 
 
 def test_the_same_pixels_are_encoded_once(end: End, model: Model, stack: ImageInput) -> None:
-    store, options = TokenStore(), ExploreOptions(zoom=1)
+    store, options = TokenStore(), ExploreOptions(threads=1, zoom=1)
     first = end(encode(stack, model, options, store=store))
     again = end(encode(stack, model, options, store=store))
     changed = np.array(stack.data)
@@ -64,15 +64,17 @@ def test_the_same_pixels_are_encoded_once(end: End, model: Model, stack: ImageIn
     assert (first.cached, again.cached) == (0, 3)
     assert first.keys == again.keys
     assert other.keys[1] != first.keys[1]
-    layers = end(encode(stack, model, ExploreOptions(zoom=1, layers="early"), store=store))
+    layers = end(
+        encode(stack, model, ExploreOptions(threads=1, zoom=1, layers="early"), store=store)
+    )
     assert layers.cached == 0
 
 
 def test_a_region_has_the_patches_of_the_whole_plane(
     end: End, model: Model, stack: ImageInput
 ) -> None:
-    whole = end(encode(stack, model, ExploreOptions(zoom=1), indices=[(0,)]))
-    options = ExploreOptions(zoom=1, region=(30, 40, 75, 71))
+    whole = end(encode(stack, model, ExploreOptions(threads=1, zoom=1), indices=[(0,)]))
+    options = ExploreOptions(threads=1, zoom=1, region=(30, 40, 75, 71))
     part = end(encode(stack, model, options, indices=[(0,)]))
     assert part.grid.shape == (45, 31)
     assert part.grid.origin == (30, 40)
@@ -88,7 +90,7 @@ def test_a_region_has_the_patches_of_the_whole_plane(
 
 
 def test_zoom_makes_patches_finer(end: End, model: Model, stack: ImageInput) -> None:
-    found = end(encode(stack, model, ExploreOptions(zoom=2), indices=[(0,)]))
+    found = end(encode(stack, model, ExploreOptions(threads=1, zoom=2), indices=[(0,)]))
     assert found.grid.step == (7, 7)
     assert found.grid.grid == (18, 15)
     assert found.grid.first == (3, 3)
@@ -96,7 +98,7 @@ def test_zoom_makes_patches_finer(end: End, model: Model, stack: ImageInput) -> 
 
 
 def test_a_plane_that_was_not_encoded_is_named(end: End, model: Model, stack: ImageInput) -> None:
-    found = end(encode(stack, model, ExploreOptions(zoom=1), indices=[(0,)]))
+    found = end(encode(stack, model, ExploreOptions(threads=1, zoom=1), indices=[(0,)]))
     with pytest.raises(InputError, match=r"plane \(2,\) of 'halves' was not encoded"):
         found.tokens((2,))
     with pytest.raises(InputError):
@@ -108,7 +110,7 @@ def test_damaged_weights_are_noticed(end: End, stack: ImageInput) -> None:
     with torch.no_grad():
         broken.backbone.vit.norm.weight.fill_(float("nan"))
     with pytest.raises(InputError, match="not all numbers"):
-        end(encode(stack, broken, ExploreOptions(zoom=1)))
+        end(encode(stack, broken, ExploreOptions(threads=1, zoom=1)))
 
 
 # The adapter switched off
@@ -134,7 +136,7 @@ def test_with_the_adapter_off_tokens_are_the_originals(
     end: End, tmp_path: Path, stack: ImageInput
 ) -> None:
     path, plain = tuned_file(tmp_path)
-    options = ExploreOptions(zoom=1)
+    options = ExploreOptions(threads=1, zoom=1)
     tuned = end(encode(stack, load_model(path, device="cpu"), options))
     off = end(encode(stack, load_original(path, device="cpu"), options, adapter=False))
     expected = end(encode(stack, plain, options))

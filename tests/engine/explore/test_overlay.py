@@ -64,7 +64,7 @@ def test_signs_agree_between_slices_and_models(
 ) -> None:
     """Slices fitted each by itself: the colours go the same way, to the last component shown."""
     alone = [
-        end(encode(stack, model, ExploreOptions(zoom=1), indices=[index]))
+        end(encode(stack, model, ExploreOptions(threads=1, zoom=1), indices=[index]))
         for index in token_set.indices
     ]
     bases = end(fit_bases(alone, own=True))
@@ -146,7 +146,7 @@ def test_a_stack_of_labels_is_read_plane_by_plane(token_set: TokenSet) -> None:
 def test_sets_of_different_layers_have_no_common_basis(
     end: End, token_set: TokenSet, stack: ImageInput, model: Model
 ) -> None:
-    other = end(encode(stack, model, ExploreOptions(zoom=1, layers="early+last")))
+    other = end(encode(stack, model, ExploreOptions(threads=1, zoom=1, layers="early+last")))
     with pytest.raises(InputError, match="tokens have lengths"):
         end(fit_bases([token_set, other]))
     with pytest.raises(InputError, match="three numbers"):
