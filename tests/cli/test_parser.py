@@ -27,7 +27,10 @@ def parse(*argv: str) -> argparse.Namespace:
     return build_parser().parse_args(argv)
 
 
-@pytest.mark.parametrize("command", ["demo", "models", "predict", "train", "evaluate", "heightmap"])
+@pytest.mark.parametrize(
+    "command",
+    ["demo", "models", "predict", "train", "evaluate", "explore", "heightmap"],
+)
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     shown = capsys.readouterr().out

@@ -54,7 +54,7 @@ def project(
     Parameters
     ----------
     points : PointSet
-        At least as many as dimensions, and 4 for t-SNE and UMAP.
+        At least 2, and 4 for t-SNE and UMAP. Two points have one component; the other axes are 0.
     options : ProjectionOptions, optional
         Method and its settings.
 
@@ -67,11 +67,11 @@ def project(
     """
     options = options or ProjectionOptions()
     count = len(points)
-    least = options.dimensions if options.method == "pca" else 4
-    if count < max(2, least):
+    least = 2 if options.method == "pca" else 4
+    if count < least:
         raise InputError(
             f"{count} points for {options.method} in {options.dimensions} dimensions",
-            expected=f"at least {max(2, least)}",
+            expected=f"at least {least}",
         )
     if options.method == "pca":
         return (yield from _project_pca(points, options))
