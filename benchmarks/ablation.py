@@ -22,6 +22,8 @@ from benchmarks.settings import Kept, Settings, model_key, say
 
 MINUTES = 20.0
 FEW = 5
+#: Share of those minutes that runs with few images take.
+FEW_SHARE = 0.5
 #: Images that learning curves are read off.
 LOOKED_AT = 8
 
@@ -29,18 +31,19 @@ LOOKED_AT = 8
 def rows(settings: Settings) -> Iterator[Row]:
     """AP@0.5 of every variant, with all images and with five, and what the tokens add."""
     kept = Kept(settings, "ablation")
-    minutes = settings.minutes_or(MINUTES)
+    full = settings.minutes_or(MINUTES)
     start = model_key(settings.twin) if settings.twin else "random weights"
     draws = settings.draws
     if settings.twin and sets.saw(settings.twin, "dsb2018"):
         say(f"{settings.twin} says that it saw dsb2018: not a fair start")
     runs = len(VARIANTS) * (1 + draws)
-    say(f"{runs} runs of {minutes:g} minutes and their scores; start: {start}")
+    say(f"{runs} runs of {full:g} minutes or {FEW_SHARE:.0%} of it; start: {start}")
     everything = sets.index(settings, "dsb2018", "dev-train")
     for label, images, must, aim in (
         ("all images", [everything], 0.01, 0.03),
         (f"{FEW} images", [few(settings, FEW, d) for d in range(draws)], 0.03, 0.08),
     ):
+        minutes = full if label == "all images" else FEW_SHARE * full
         chosen = sets.fluorescence if label != "all images" else lambda _: True
         scored = sets.index(settings, "dsb2018", "dev-val", chosen)
         limit = f", {len(scored)} scored"
@@ -50,8 +53,8 @@ def rows(settings: Settings) -> Iterator[Row]:
                 key = f"{label} {number}, {variant}, {minutes:g} min, {start}{limit}"
                 done = kept.get(
                     key,
-                    lambda k=key, p=part, v=variant, n=number, s=scored: run(
-                        settings, kept, k, p, v, n, s, minutes
+                    lambda k=key, p=part, v=variant, n=number, s=scored, m=minutes: run(
+                        settings, kept, k, p, v, n, s, m
                     ),
                 )
                 value.setdefault(variant, []).append(done["ap50"])

@@ -22,6 +22,8 @@ from benchmarks.settings import Settings, model_key, say
 
 USIIGACI = "phase_contrast_usiigaci"
 FOUR_PHASES = ("G1", "S_phase", "G2", "Prophase")
+#: Must and aim of `sets.DSB_SCORES`.
+DSB_BARS = ((0.80, 0.90), (0.86, 0.92), (0.68, 0.76), (0.50, 0.70))
 SPEED_REPEATS = 7
 CORNERS = ("ymin", "xmin", "ymax", "xmax")
 
@@ -47,13 +49,8 @@ def dsb_rows(settings: Settings) -> Iterator[Row]:
         scores = sets.predicted_scores(
             settings, sets.copy(settings, "dsb2018", rows, folder), settings.model
         )
-    for bar, metric, keep, must, aim in (
-        ("all six modalities, AP@0.5", "ap50", lambda r: True, 0.80, 0.90),
-        ("fluorescence, AP@0.5", "ap50", sets.fluorescence, 0.86, 0.92),
-        ("fluorescence, mean AP 0.5:0.95", "map", sets.fluorescence, 0.68, 0.76),
-        ("histology, AP@0.5", "ap50", lambda r: r["modality"].startswith("hist"), 0.50, 0.70),
-    ):
-        yield _mean_row(settings, f"dsb2018 {bar}", scores, rows, metric, keep, must, aim)
+    for (bar, metric, keep), (must, aim) in zip(sets.DSB_SCORES, DSB_BARS, strict=True):
+        yield _mean_row(settings, bar, scores, rows, metric, keep, must, aim)
     for modality in sorted({r["modality"] for r in rows}):
         yield _mean_row(
             settings,

@@ -46,6 +46,11 @@ def finetune(
     return output
 
 
+def trained(settings: Settings) -> str:
+    """The flags that every ``dinoscope train`` got, for keys."""
+    return " ".join(settings.train_flags) or "defaults"
+
+
 def nuclei_rows(settings: Settings) -> Iterator[Row]:
     """Zero, one, five and ten images of nuclei in fluorescence, and from-scratch twins beside."""
     twin = settings.need_twin("one trained with --exclude dsb2018")
@@ -54,8 +59,8 @@ def nuclei_rows(settings: Settings) -> Iterator[Row]:
     kept = Kept(settings, "fewshot")
     scored = sets.index(settings, "dsb2018", "dev-val", sets.fluorescence)
     minutes = settings.minutes_or(MINUTES)
-    flags = " ".join(settings.train_flags)
-    label = f"{model_key(twin)}, {minutes:g} min {flags}, {len(scored)} scored"
+    label = f"{minutes:g} min, {len(scored)} scored"
+    labels = {"scratch": label, "twin": f"{model_key(twin)}, {trained(settings)}, {label}"}
     say(f"{2 * settings.draws * len(COUNTS)} runs of {minutes:g} minutes, and their scores")
     zero = kept.get(
         f"zero, {model_key(twin)}, {len(scored)} scored",
@@ -67,7 +72,7 @@ def nuclei_rows(settings: Settings) -> Iterator[Row]:
         for draw in range(settings.draws):
             images = few(settings, count, draw)
             for start in found:
-                key = f"{count} images, draw {draw}, {start}, {label}"
+                key = f"{count} images, draw {draw}, {start}, {labels[start]}"
                 value = kept.get(
                     key,
                     lambda k=key, i=images, d=draw, s=start: nuclei_run(
@@ -116,8 +121,7 @@ def semantic_rows(settings: Settings) -> Iterator[Row]:
     membranes."""
     kept = Kept(settings, "fewshot-semantic")
     minutes = settings.minutes_or(MINUTES)
-    flags = " ".join(settings.train_flags)
-    label = f"{model_key(settings.model)}, {minutes:g} min {flags}"
+    label = f"{model_key(settings.model)}, {trained(settings)}, {minutes:g} min"
     limit = f", {settings.images} images" if settings.images else ""
     say(f"{len(SEMANTIC) * settings.draws} runs of {minutes:g} minutes, and as many forests")
     for name, (what, _, _) in SEMANTIC.items():

@@ -21,8 +21,7 @@ def features(pixels: np.ndarray) -> np.ndarray:
     from skimage.feature import multiscale_basic_features
 
     planes = [
-        multiscale_basic_features(p, sigma_min=SIGMAS[0], sigma_max=SIGMAS[1], num_workers=1)
-        for p in pixels
+        multiscale_basic_features(p, sigma_min=SIGMAS[0], sigma_max=SIGMAS[1]) for p in pixels
     ]
     return np.concatenate(planes, axis=-1).astype(np.float32)
 

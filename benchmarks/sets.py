@@ -40,6 +40,15 @@ def fluorescence(row: IndexRow) -> bool:
     return row["modality"].startswith("fluo")
 
 
+#: What is read off dsb2018's scores: name, per-image score, images.
+DSB_SCORES: tuple[tuple[str, str, Callable[[IndexRow], bool]], ...] = (
+    ("dsb2018 all six modalities, AP@0.5", "ap50", lambda row: True),
+    ("dsb2018 fluorescence, AP@0.5", "ap50", fluorescence),
+    ("dsb2018 fluorescence, mean AP 0.5:0.95", "map", fluorescence),
+    ("dsb2018 histology, AP@0.5", "ap50", lambda row: row["modality"].startswith("hist")),
+)
+
+
 def image_file(settings: Settings, name: str, stem: str, kind: str = "images") -> Path:
     """A file of a set by its id."""
     assert settings.data is not None

@@ -114,7 +114,9 @@ class Kept:
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows with any columns as CSV."""
+    """Rows with any columns as CSV; nothing is written where there are none."""
+    if not rows:
+        return
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)

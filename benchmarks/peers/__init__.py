@@ -1,0 +1,1 @@
+"""Baselines trained on the same images for the same time, scored by the same metric."""
