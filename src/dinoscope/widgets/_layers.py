@@ -274,6 +274,21 @@ def current_plane(viewer: Viewer, source: Source) -> tuple[int, ...]:
     )
 
 
+def show_plane(viewer: Viewer, source: Source, index: Sequence[int]) -> None:
+    """Move the sliders to a plane of the image."""
+    layer = source.layer
+    at = dict(zip(source.image.plane_axes, index, strict=True))
+    world = layer.data_to_world([at.get(axis, 0) for axis in source.layer_axes])
+    common, lead = viewer.layers.units, viewer.dims.ndim - layer.ndim
+    for i, axis in enumerate(source.layer_axes):
+        if axis not in at:
+            continue
+        value = float(world[i])
+        if common is not None:
+            value = float((value * layer.units[i]).to(common[lead + i]).magnitude)
+        viewer.dims.set_point(lead + i, value)
+
+
 def visible_region(viewer: Viewer, source: Source) -> tuple[int, int, int, int]:
     """Rows and columns in view, ``(y0, x0, y1, x1)`` in pixels of the image, ends excluded.
 

@@ -46,8 +46,10 @@ KINDS = {
     "confidence": Kind("focus confidence", "image", 2, {"colormap": "magma", "visible": False}),
     "height": Kind("height", "image", 3, {"colormap": "viridis"}),
     "depth": Kind("depth", "image", 4, {"colormap": "viridis"}),
+    "similarity": Kind("similarity", "image", 4, {"colormap": "inferno", "opacity": 0.65}),
     "semantic": Kind("classes", "labels", 5, {"opacity": 0.5}),
     "instance": Kind("instances", "labels", 6),
+    "similar": Kind("similar", "labels", 7, {"opacity": 0.5}),
 }
 
 
@@ -280,6 +282,10 @@ class ResultSet:
             return True
         del self._open[task]
         return False
+
+    def let_go(self, task: str) -> None:
+        """Write a result no more; the next `put` starts a new layer, or takes up one of ours."""
+        self._open.pop(task, None)
 
     def layer(self, task: str) -> Layer | None:
         """The layer of `task`, while it is open in the viewer."""

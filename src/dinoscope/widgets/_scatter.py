@@ -17,6 +17,8 @@ from dinoscope.widgets._raster import Raster, inside_polygon, pack
 
 #: Points that are drawn; the selection always uses all of them.
 MOST_DRAWN = 60_000
+#: Circles that a vector figure may have.
+MOST_CIRCLES = 20_000
 #: How near the pointer must be to a point, in pixels.
 REACH = 9.0
 _CLICK = 4.0
@@ -204,12 +206,46 @@ class ScatterView(QWidget):
 
     def points_in(self, corners: np.ndarray) -> np.ndarray:
         """Mask of all points (drawn or not) inside a polygon of widget coordinates."""
-        return inside_polygon(self.screen()[:, :2], corners)
+        place = self.screen()[:, :2]
+        if len(place) <= MOST_DRAWN:
+            return inside_polygon(place, corners)
+        # Exact tests of a million points take a second: the pixels of the polygon tell as well.
+        area = QImage(self.width(), self.height(), QImage.Format.Format_Grayscale8)
+        area.fill(0)
+        painter = QPainter(area)
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.setBrush(QColor("white"))
+        painter.drawPolygon(QPolygonF([QPointF(float(x), float(y)) for x, y in corners]))
+        painter.end()
+        stride = area.bytesPerLine()
+        bits = area.constBits()
+        if hasattr(bits, "setsize"):  # PyQt hands out a pointer, PySide a view
+            bits.setsize(stride * area.height())
+        pixels = np.frombuffer(bits, np.uint8).reshape(area.height(), stride)
+        inside = np.isfinite(place).all(axis=1)
+        inside &= (place >= 0).all(axis=1) & (place < (area.width(), area.height())).all(axis=1)
+        at = place[inside].astype(np.intp)
+        inside[inside] = pixels[at[:, 1], at[:, 0]] > 0
+        return inside
 
     # -- painting ------------------------------------------------------------------------------
 
     def paintEvent(self, event: Any) -> None:
         painter = QPainter(self)
+        self.paint(painter, self.devicePixelRatioF())
+
+    def paint(self, painter: QPainter, ratio: float, *, vector: bool = False) -> None:
+        """Draw everything.
+
+        Parameters
+        ----------
+        painter : QPainter
+            On the widget, or on a figure of its size.
+        ratio : float
+            Pixels of the device for each of the widget's.
+        vector : bool
+            Draw circles instead of pixels, where there are not too many points.
+        """
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         painter.fillRect(self.rect(), QColor(self.look.background))
         frame = self.frame()
@@ -218,9 +254,12 @@ class ScatterView(QWidget):
             flags = Qt.AlignmentFlag.AlignCenter | Qt.TextFlag.TextWordWrap
             painter.drawText(QRectF(self.rect()).adjusted(20, 10, -20, -10), flags, self.empty_text)
             return
-        if self._cloud is None:
-            self._cloud = self._draw_cloud(frame)
-        painter.drawImage(frame.topLeft(), self._cloud)
+        if vector and len(self.drawn) <= MOST_CIRCLES:
+            self._draw_circles(painter, frame)
+        else:
+            if self._cloud is None or self._cloud.devicePixelRatio() != ratio:
+                self._cloud = self._draw_cloud(frame, ratio)
+            painter.drawImage(frame.topLeft(), self._cloud)
         if self._2d:
             paint_axes(painter, frame, self.view, self.look, self.axis_names, self.show_ticks)
         else:
@@ -271,39 +310,54 @@ class ScatterView(QWidget):
         count = len(self.drawn)
         return 4.0 if count < 400 else 3.0 if count < 4_000 else 2.0 if count < 25_000 else 1.4
 
-    def _draw_cloud(self, frame: QRectF) -> QImage:
-        ratio = self.devicePixelRatioF()
+    def _layers(self, x: np.ndarray, y: np.ndarray, depth: np.ndarray | None) -> list[Any]:
+        """What is drawn one after the other: drawn points, their ``(k, 3)`` colours, more radius.
+
+        Where points are selected, the others are dimmed and lie below.
+        """
+        order = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
+        if depth is not None:  # the nearest are drawn last
+            order = order[np.argsort(depth[order], kind="stable")]
+        colours = self._colouring.colours[self.drawn]
+        chosen = self._mask[self.drawn]
+        if not chosen.any():
+            return [(order, colours[order], 0.0)]
+        under, over = order[~chosen[order]], order[chosen[order]]
+        dimmed = (0.35 * colours[under] + 0.65 * _rgb(self.look.canvas)).astype(np.uint8)
+        ring = np.tile(_rgb(self.look.select), (len(over), 1))
+        return [(under, dimmed, 0.0), (over, ring, 1.5), (over, colours[over], 0.0)]
+
+    def _draw_cloud(self, frame: QRectF, ratio: float) -> QImage:
         width = max(1, round(frame.width() * ratio))
         height = max(1, round(frame.height() * ratio))
         raster = Raster(height, width, int(QColor(self.look.canvas).rgba()))
         place = self._drawn_screen()
         x = (place[:, 0] - frame.left()) * ratio
         y = (place[:, 1] - frame.top()) * ratio
-        order = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
-        if place.shape[1] == 3:  # the nearest are drawn last
-            order = order[np.argsort(place[order, 2], kind="stable")]
-        colours = self._colouring.colours[self.drawn]
-        chosen = self._mask[self.drawn]
-        radius = self.radius * ratio
-        if chosen.any():
-            under = order[~chosen[order]]
-            canvas = QColor(self.look.canvas)
-            back = np.array([canvas.red(), canvas.green(), canvas.blue()])
-            dimmed = (0.35 * colours[under] + 0.65 * back).astype(np.uint8)
-            raster.put(x[under], y[under], pack(dimmed), radius)
-            order = order[chosen[order]]
-            ring = QColor(self.look.select)
-            rings = np.full(len(order), ring.rgba(), np.uint32)
-            raster.put(x[order], y[order], rings, radius + 1.5 * ratio)
-            raster.put(x[order], y[order], pack(colours[order]), radius)
-        else:
-            raster.put(x[order], y[order], pack(colours[order]), radius)
+        depth = place[:, 2] if place.shape[1] == 3 else None
+        for points, colours, more in self._layers(x, y, depth):
+            raster.put(x[points], y[points], pack(colours), (self.radius + more) * ratio)
         picture = raster.picture
         image = QImage(
             picture.data, width, height, 4 * width, QImage.Format.Format_RGB32
         ).copy()  # Qt does not keep the array alive
         image.setDevicePixelRatio(ratio)
         return image
+
+    def _draw_circles(self, painter: QPainter, frame: QRectF) -> None:
+        painter.save()
+        painter.fillRect(frame, QColor(self.look.canvas))
+        painter.setClipRect(frame)
+        painter.setPen(Qt.PenStyle.NoPen)
+        place = self._drawn_screen()
+        depth = place[:, 2] if place.shape[1] == 3 else None
+        for points, colours, more in self._layers(place[:, 0], place[:, 1], depth):
+            radius = self.radius + more
+            for point, colour in zip(points, colours, strict=True):
+                painter.setBrush(QColor(*(int(c) for c in colour)))
+                x, y = float(place[point, 0]), float(place[point, 1])
+                painter.drawEllipse(QPointF(x, y), radius, radius)
+        painter.restore()
 
     def _changed(self) -> None:
         self._screen = None
@@ -415,6 +469,11 @@ def how_of(modifiers: Any) -> str:
     if modifiers & Qt.KeyboardModifier.AltModifier:
         return "remove"
     return "new"
+
+
+def _rgb(colour: str) -> np.ndarray:
+    found = QColor(colour)
+    return np.array([found.red(), found.green(), found.blue()], np.uint8)
 
 
 def _finite_min(values: np.ndarray) -> int:

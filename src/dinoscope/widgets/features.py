@@ -1,0 +1,427 @@
+"""The Features panel: what the network sees, as colours, as points, as likeness, as numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from qtpy.QtWidgets import QCheckBox, QWidget
+
+from dinoscope.errors import DinoscopeError, InputError
+from dinoscope.widgets._chain import Ask, Chain, Steps
+from dinoscope.widgets._choices import ScopePicker
+from dinoscope.widgets._client import Controller
+from dinoscope.widgets._colourby import choices
+from dinoscope.widgets._featureforms import (
+    MODES,
+    Choice,
+    ColourForm,
+    ModeBar,
+    OtherImages,
+    PlotForm,
+    TokenForm,
+)
+from dinoscope.widgets._layers import Source, current_plane, make_source, visible_region
+from dinoscope.widgets._linked import LinkedPlot
+from dinoscope.widgets._models import ModelPicker
+from dinoscope.widgets._numbers import NumbersView, separability_steps
+from dinoscope.widgets._panel import Panel
+from dinoscope.widgets._pcarun import PcaRequest, pca_steps
+from dinoscope.widgets._plotactions import PlotActions
+from dinoscope.widgets._points import PointRequest, PointSet, cluster_steps, label_steps, point_steps
+from dinoscope.widgets._run import Outcome
+from dinoscope.widgets._runbar import RunBar
+from dinoscope.widgets._similarform import SimilarForm
+from dinoscope.widgets._similarity import SimilarityTool
+from dinoscope.widgets._sources import SourcePicker
+from dinoscope.widgets._style import Fold, add_row, form, section
+from dinoscope.widgets._tokens import Encoder, TokenRequest, TokenSet, encoded
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+
+class FeaturesPanel(Panel):
+    """Look at the features of a model.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+        Given by napari (by the parameter's name).
+    controller : Controller, optional
+        The viewer's own when not given.
+    """
+
+    def __init__(self, napari_viewer: Viewer, controller: Controller | None = None) -> None:
+        super().__init__(napari_viewer, controller)
+        self.encoder = Encoder()
+        self.linked = LinkedPlot(self.viewer, self)
+        self.similarity = SimilarityTool(self.controller, self)
+        self.actions = PlotActions(self.linked, self)
+        self._chain: Chain | None = None
+        self._build()
+        self._connect()
+        self._on_source()
+        self._on_mode(self.modes.mode)
+
+    # -- layout --------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        card, rows = section("Image")
+        self.source = SourcePicker(self.viewer)
+        self.others = OtherImages(self.viewer)
+        self.others_fold = Fold("Together with", "Other images in the same plot.", self.others)
+        self.scope = ScopePicker()
+        for widget in (self.source, self.others_fold, self.scope):
+            rows.addWidget(widget)
+        self.body.addWidget(card)
+
+        card, rows = section("Model")
+        self.model = ModelPicker(self.controller)
+        self.tokens = TokenForm()
+        rows.addWidget(self.model)
+        rows.addWidget(self.tokens)
+        self.body.addWidget(card)
+
+        card, rows = section("")
+        self.modes = ModeBar()
+        self.colours = ColourForm(self.viewer)
+        self.plot = PlotForm(self.viewer)
+        self.similar = SimilarForm(self.similarity)
+        self.numbers = QWidget()
+        self.numbers.setObjectName("bare")
+        self.forms: dict[str, QWidget] = {
+            "colours": self.colours,
+            "plot": self.plot,
+            "similar": self.similar,
+            "numbers": self.numbers,
+        }
+        self._build_numbers()
+        rows.addWidget(self.modes)
+        for widget in self.forms.values():
+            rows.addWidget(widget)
+        self.body.addWidget(card)
+        self.body.addStretch(1)
+        self.runbar = RunBar("Show colours", "")
+        self.footer.addWidget(self.runbar)
+
+    def _build_numbers(self) -> None:
+        self.class_choice = Choice({"classes": "my classes"}, "What the classes are.")
+        self.by_plane = QCheckBox("Keep planes whole")
+        self.by_plane.setToolTip(
+            "Train and test on different planes: neighbours of one plane look alike."
+        )
+        self.numbers_view = NumbersView()
+        grid = form()
+        add_row(grid, "Classes", self.class_choice)
+        grid.addWidget(self.by_plane, grid.rowCount(), 1)
+        grid.addWidget(self.numbers_view, grid.rowCount(), 0, 1, 2)
+        self.numbers.setLayout(grid)
+
+    def _connect(self) -> None:
+        self.source.changed.connect(self._on_source)
+        self.modes.changed.connect(self._on_mode)
+        self.runbar.run_clicked.connect(self.run)
+        self.runbar.cancel_clicked.connect(self.cancel)
+        self.controller.model_chosen.connect(self.model.choose)
+        self.controller.state_changed.connect(self._on_state)
+        self.linked.said.connect(self.runbar.say)
+        self.linked.colours_wanted.connect(self._on_colours_wanted)
+        self.linked.shown.connect(self._on_plot_shown)
+        self.actions.said.connect(self.runbar.say)
+        self.actions.run_wanted.connect(self._on_action)
+        self.actions.classes_changed.connect(self._offer_classes)
+        self.similarity.said.connect(self.runbar.say)
+        self.similarity.tokens_wanted.connect(self._on_tokens_wanted)
+        self.similarity.scored.connect(self._on_scored)
+        self.similar.stop_clicked.connect(self.similarity.stop)
+        self.plot.reopen.clicked.connect(self.linked.reopen)
+        events = self.viewer.layers.events
+        for event in (events.inserted, events.removed, events.renamed):
+            event.connect(self._offer_classes)
+
+    def on_teardown(self) -> None:
+        if self._chain is not None:
+            self._chain.close()
+        self.similarity.close()
+        self.linked.forget()
+        if self.runbar.busy:
+            self.runbar.stop("Stopped: the panel was closed.")
+        events = self.viewer.layers.events
+        for event in (events.inserted, events.removed, events.renamed):
+            event.disconnect(self._offer_classes)
+        for part in (self.source, self.others):
+            part.disconnect_viewer()
+        for combo in (self.colours.labels, self.plot.objects):
+            combo.disconnect_viewer()
+        self.model.disconnect_controller()
+        self.controller.model_chosen.disconnect(self.model.choose)
+        self.controller.state_changed.disconnect(self._on_state)
+
+    # -- what is run ---------------------------------------------------------------------------
+
+    def request(self) -> TokenRequest:
+        """What would be encoded now.
+
+        Raises
+        ------
+        DinoscopeError
+            Something is missing or contradicts itself.
+        """
+        source = self.source.source()
+        others = [make_source([layer]) for layer in self._other_layers()]
+        scope = self.scope.scope
+        region = None
+        if scope == "region":
+            if others:
+                raise InputError(
+                    "the visible region belongs to one image",
+                    expected="one image, or another scope",
+                    hint="Untick the images under Together with.",
+                )
+            region = visible_region(self.viewer, source)
+        sources = (source, *others)
+        planes = None
+        if scope != "stack":
+            planes = tuple(current_plane(self.viewer, s) for s in sources)
+        return TokenRequest(
+            sources,
+            self.model.model,
+            self.model.label,
+            self.tokens.options(region),
+            adapter=self.tokens.adapter.key,
+            planes=planes,
+            download=self.model.download_allowed,
+        )
+
+    def run(self) -> None:
+        """Do what the button says; everything else happens in events."""
+        if self.busy:
+            return
+        mode = self.modes.mode
+        try:
+            if mode == "numbers":
+                if self.linked.points is None:
+                    raise InputError(
+                        "there are no points to measure", hint="Make a plot first (under Plot)."
+                    )
+                self._begin(self._number_steps(self.linked.points), "Measuring")
+                return
+            request = self.request()
+            steps = {
+                "colours": self._colour_steps,
+                "plot": self._plot_steps,
+                "similar": self._similar_steps,
+            }[mode](request)
+        except DinoscopeError as error:
+            self._complain(str(error))
+            return
+        what = f"{request.sources[0].layer.name}: {request.label}"
+        self._begin(steps, what, request.sources)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a run goes on."""
+        return self._chain is not None and self._chain.running
+
+    def cancel(self) -> None:
+        """Stop within a second."""
+        if self._chain is not None and self._chain.running:
+            self.runbar.cancelling()
+            self._chain.cancel()
+
+    def _begin(self, steps: Steps, what: str, sources: tuple[Source, ...] = ()) -> None:
+        if self.busy:
+            steps.close()
+            self.runbar.say("Something else runs: wait, or press Cancel.", "warning")
+            return
+        layers = [layer for source in sources for layer in source.layers]
+        chain = self._chain = Chain(self.controller, steps, layers)
+        chain.progress.connect(self.runbar.show_progress)
+        chain.ended.connect(self._on_ended)
+        self.runbar.start(what)
+        chain.start()
+        waiting = self.controller.waiting_text()
+        if waiting and self.busy:
+            self.runbar.say(waiting)
+
+    def _on_ended(self, outcome: Outcome) -> None:
+        from napari.utils.notifications import show_error, show_info
+
+        self.runbar.stop(outcome.text, "error" if outcome.kind == "error" else "")
+        if outcome.kind == "error":
+            show_error(outcome.text)
+        elif outcome.kind == "done":
+            show_info(outcome.text)
+
+    def _complain(self, text: str) -> None:
+        from napari.utils.notifications import show_warning
+
+        self.runbar.say(text, "error")
+        show_warning(text)
+
+    # -- steps ---------------------------------------------------------------------------------
+
+    def _colour_steps(self, request: TokenRequest) -> Steps:
+        pca = PcaRequest(
+            request,
+            self.colours.options(),
+            fit=self.colours.fit.key,
+            labels=self.colours.labels.layer,
+            label_id=self.colours.only.value() or None,
+            mask_background=self.colours.mask.isChecked(),
+        )
+        return pca_steps(self.controller, self.encoder, pca)
+
+    def _plot_steps(self, request: TokenRequest) -> Steps:
+        wanted = PointRequest(
+            request, self.plot.what.key, self.plot.options(), self.plot.objects.layer
+        )
+
+        def steps() -> Steps:
+            points = yield from point_steps(self.encoder, wanted)
+            self.linked.show(points)
+            self._offer_classes()
+            self.numbers_view.clear()
+            self.similarity.points = points.variants[-1].points
+            self.similarity.ask()
+            return f"Done: {points.count:,} {points.what if points.what != 'images' else 'planes'}."
+
+        return steps()
+
+    def _similar_steps(self, request: TokenRequest) -> Steps:
+        def use(
+            sets: tuple[TokenSet, ...],
+        ) -> Generator[Ask, Mapping[str, Any], tuple[TokenSet, ...]]:
+            yield from ()
+            return sets
+
+        def steps() -> Steps:
+            sets: tuple[TokenSet, ...] = yield from encoded(self.encoder, request, use)
+            self.similarity.start(request, sets)
+            return "Ready: click in the image on what you look for."
+
+        return steps()
+
+    def _number_steps(self, points: PointSet) -> Steps:
+        key = self.class_choice.key
+        layer = self.linked.layer_of(key)
+        groups = self.by_plane.isChecked()
+
+        def steps() -> Steps:
+            results = yield from separability_steps(points, key, layer, groups=groups)
+            self.numbers_view.show_results(results)
+            return "Done: " + self.numbers_view.line.text()
+
+        return steps()
+
+    def _on_colours_wanted(self, key: str) -> None:
+        """Clusters, or labels as they are now: the worker knows."""
+        points = self.linked.points
+        kind, _, name = key.partition(":")
+        if points is None:
+            return
+
+        def steps() -> Steps:
+            if kind == "cluster":
+                text = yield from cluster_steps(points, self.plot.cluster_options(name))
+            else:
+                layer = self.linked.layer_of(key)
+                if layer is None:
+                    raise InputError("the Labels layer is gone", hint="Choose another one.")
+                points.columns[key] = yield from label_steps(points, layer)
+                text = f"Done: coloured by {layer.name!r}."
+            self.linked.colour()
+            return text
+
+        self._begin(steps(), "Colouring the points")
+
+    def _on_action(self, steps: Any, what: str) -> None:
+        self._begin(steps, what)
+
+    def _on_tokens_wanted(self) -> None:
+        """The worker was a new one: encode again, the clicks stay."""
+        self.encoder.forget()
+        try:
+            request = self.request()
+        except DinoscopeError as error:
+            self._complain(str(error))
+            return
+        self._begin(self._similar_steps(request), "Encoding again", request.sources)
+
+    def _on_scored(self, scores: np.ndarray) -> None:
+        points = self.linked.points
+        if points is None or len(scores) != points.count:
+            return
+        first = "similarity" not in points.columns
+        points.columns["similarity"] = scores
+        if first:
+            self.linked.offer_colours()
+        if self.linked.dock is not None and self.linked.dock.colour_key == "similarity":
+            self.linked.colour()
+
+    # -- following the user --------------------------------------------------------------------
+
+    def _other_layers(self) -> list[Any]:
+        return [x for x in self.others.layers if x is not self.source.layer]
+
+    def _on_source(self) -> None:
+        self.others.leave_out(self.source.layer)
+        self.others_fold.setVisible(bool(self.others._listed))
+        try:
+            source = self.source.source()
+        except DinoscopeError:
+            self.runbar.run.setEnabled(self.source.layer is not None and not self.runbar.busy)
+            return
+        self.runbar.run.setEnabled(not self.runbar.busy)
+        self.scope.offer(math.prod(source.image.plane_shape))
+
+    def _on_mode(self, mode: str) -> None:
+        for name, widget in self.forms.items():
+            widget.setVisible(name == mode)
+        _, run, tip = MODES[mode]
+        self.runbar.run.setText(run)
+        self.runbar.run.setToolTip(tip)
+        if mode != "similar":
+            self.similarity.stop()
+        elif self.similarity.ready and self.similarity.clicks:
+            self.similarity.resume()
+
+    def _on_state(self, state: str) -> None:
+        if state == "stopped":
+            self.encoder.forget()
+
+    def _on_plot_shown(self, shown: bool) -> None:
+        if self._alive_now():
+            self.plot.reopen.setVisible(not shown and self.linked.points is not None)
+
+    def _offer_classes(self, event: Any = None) -> None:
+        """What can be classes for the numbers."""
+        points = self.linked.points
+        entries = [("classes", "my classes")]
+        if points is not None:
+            entries = [
+                (key, text)
+                for key, text in choices(points, list(self.viewer.layers))
+                if key.partition(":")[0] in ("labels", "feature", "classes")
+            ]
+        self.class_choice.offer(dict(entries))
+
+    # -- where files go ------------------------------------------------------------------------
+
+    def hideEvent(self, event: Any) -> None:
+        if self._alive_now():
+            self.similarity.stop()
+        super().hideEvent(event)
+
+    def suggested_path(self, suffix: str) -> str:
+        """Beside the image's file, where it has one."""
+        points = self.linked.points
+        layer = points.sets[0].source.layer if points is not None else self.source.layer
+        stem = "".join(c if c.isalnum() or c in " -_." else "_" for c in layer.name).strip()
+        folder = getattr(layer.source, "path", None)
+        name = f"{stem}_features.{suffix}"
+        return str(Path(folder).parent / name) if folder else name
