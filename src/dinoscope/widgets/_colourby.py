@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 #: Columns that say where a point is, not what it is like.
 _PLACES = ("set", "image", "row", "column", "label", "centroid_y", "centroid_x")
-CLUSTERS = {"kmeans": "clusters (k-means)", "hdbscan": "clusters (HDBSCAN)"}
+CLUSTERS = {"kmeans": "k-means clusters", "hdbscan": "HDBSCAN clusters"}
 
 
 def choices(points: PointSet, layers: Sequence[Layer]) -> list[tuple[str, str]]:
@@ -48,7 +48,7 @@ def colouring_of(
     """
     kind, _, name = key.partition(":")
     if kind == "classes":
-        names = {i: text for i, text in enumerate(points.class_names, 1)}
+        names: dict[object, str] = dict(enumerate(points.class_names, 1))
         return by_group(points.classes, "class", names=names, none=0)
     if kind == "cluster":
         if variant.clusters is None:
@@ -81,7 +81,7 @@ def _by_label(values: np.ndarray, title: str, layer: Any) -> Colouring:
         for value in found:
             colour = layer.get_color(int(value)) if value else None
             if colour is not None:
-                red, green, blue = (int(round(255 * float(c))) for c in colour[:3])
+                red, green, blue = (round(255 * float(c)) for c in colour[:3])
                 own[int(value)] = (red, green, blue)
         features = layer.features
         if "index" in features and "class" in features:

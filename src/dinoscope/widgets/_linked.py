@@ -6,7 +6,8 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Qt, QTimer, Signal
+from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
 
 from dinoscope.widgets._clicks import ImageClicks, how_of_keys, locate
 from dinoscope.widgets._colourby import choices, colouring_of
@@ -22,6 +23,8 @@ from dinoscope.widgets._selection import Selection
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
+#: Rows of pixels that the plot takes at first.
+_HEIGHT = 320
 #: The pointer on the image is followed this often.
 _HOVER_MS = 30
 DOCK_NAME = "Feature plot"
@@ -138,6 +141,7 @@ class LinkedPlot(QObject):
         window = getattr(self._viewer, "window", None)
         if window is not None:
             window.add_dock_widget(dock, name=DOCK_NAME, area="bottom", add_vertical_stretch=False)
+            _make_room(dock)
         dock.closed.connect(self._on_dock_closed)
         dock.plot.lassoed.connect(self.selection.apply)
         dock.plot.picked.connect(self._on_plot_pick)
@@ -369,3 +373,12 @@ class LinkedPlot(QObject):
 
     def _on_data(self, event: Any = None) -> None:
         self.said.emit("The image has changed since the plot was made: plot it again.", "warning")
+
+
+def _make_room(dock: QWidget) -> None:
+    """Let the panels on the right keep their full height, and give the plot a fair share."""
+    parent = dock.parent()
+    main = parent.parent() if isinstance(parent, QDockWidget) else None
+    if isinstance(main, QMainWindow):
+        main.setCorner(Qt.Corner.BottomRightCorner, Qt.DockWidgetArea.RightDockWidgetArea)
+        main.resizeDocks([parent], [_HEIGHT], Qt.Orientation.Vertical)

@@ -41,6 +41,12 @@ def separability_steps(
         values = np.asarray(feature_columns(points)[name]).astype(str)
     else:
         raise InputError(f"classes are {key!r}", expected="labels, my classes or a features column")
+    if len(set(np.unique(values)) - {0, "", "0"}) < 2:
+        raise InputError(
+            "the points have fewer than two classes",
+            expected="points of two classes",
+            hint="Select some in the plot and press Assign, twice, or choose a Labels layer.",
+        )
     payload: dict[str, Any] = {
         "points": [variant.points for variant in points.variants],
         "classes": values,

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from napari.viewer import Viewer
 
 SELECTED, HOVERED = 1, 2
-_COLOURS = {None: "transparent", 0: "transparent", SELECTED: "#ffd60a", HOVERED: "#00e5ff"}
-_OPACITY = 0.55
+#: Nothing, selected, under the pointer.
+_COLOURS = ((0, 0, 0, 0), (1.0, 0.84, 0.04, 0.6), (0.0, 0.9, 1.0, 0.8))
 
 
 class StateView:
@@ -127,22 +127,25 @@ class Overlay:
             self._view.states = self._states
 
     def _begin(self) -> None:
-        from napari.layers import Labels
-        from napari.utils.colormaps import DirectLabelColormap
+        from napari.layers import Image
+        from napari.utils.colormaps import Colormap
 
         if isinstance(self.points, CellMap):
             kwargs = self.points.placement.kwargs
         else:
             kwargs = spatial_kwargs(self.points.layer)
-        layer = Labels(
+        # An image, for a labels layer with colours of its own compiles code at its first use, and
+        # the window would stand still for seconds.
+        layer = Image(
             self._array if self._array is not None else self._view,
             name=f"{self.points.source.layer.name} · selected points",
-            colormap=DirectLabelColormap(color_dict=_COLOURS),
-            opacity=_OPACITY,
+            colormap=Colormap(_COLOURS, name="dinoscope selection", interpolation="zero"),
+            contrast_limits=(-0.5, len(_COLOURS) - 0.5),
+            blending="translucent",
+            rgb=False,
             multiscale=False,
             **kwargs,
         )
-        layer.editable = False
         layer.metadata[GUIDE] = True
         with selection_kept(self._viewer):
             self._viewer.add_layer(layer)

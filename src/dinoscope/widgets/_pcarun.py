@@ -120,9 +120,7 @@ class _Colours:
             "adapter": one.adapter,
             "layers": self._request.tokens.options.layers,
         }
-        return ResultSet(
-            self._controller.results, one.source, placement, group=group, about=about
-        )
+        return ResultSet(self._controller.results, one.source, placement, group=group, about=about)
 
     def _on_plane(self, data: Mapping[str, Any]) -> None:
         set_id = str(data["set"])
@@ -139,9 +137,7 @@ def _text(
         if shares is None:
             continue
         of = "" if not one.variant else f" ({one.variant})"
-        line = " + ".join(
-            f"{100 * shares[c]:.0f}" for c in options.components if c < len(shares)
-        )
+        line = " + ".join(f"{100 * shares[c]:.0f}" for c in options.components if c < len(shares))
         parts.append(f"{line} %{of}")
     unique = list(dict.fromkeys(parts))
     return "Done: red, green and blue hold " + ", ".join(unique) + " of the variance."

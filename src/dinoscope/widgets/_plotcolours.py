@@ -72,9 +72,7 @@ def by_group(
     none : object, optional
         The value that means "no group": grey, last in the legend.
     """
-    found, place, counts = np.unique(
-        np.asarray(values), return_inverse=True, return_counts=True
-    )
+    found, place, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
     table = np.zeros((len(found), 3), np.uint8)
     rows: list[tuple[int, str, RGB]] = []
     number = 0

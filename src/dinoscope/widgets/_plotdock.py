@@ -17,7 +17,6 @@ from qtpy.QtWidgets import (
     QMenu,
     QPushButton,
     QScrollArea,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
@@ -37,7 +36,7 @@ EXPORTS = {
     "parquet": "Points as Parquet",
     "h5ad": "Points as AnnData (h5ad)",
 }
-_SIDE = 214
+_SIDE = 226
 
 
 class PlotDock(QWidget):
@@ -146,12 +145,7 @@ class PlotDock(QWidget):
         self.labels = _small(
             "Make labels", "A new Labels layer of the classes, or of the selection where none is."
         )
-        self.export = QToolButton()
-        self.export.setText("Export")
-        self.export.setToolTip("Save the figure, or the points with their features.")
-        self.export.setPopupMode(QToolButton.ToolButtonPopupMode.InstantPopup)
-        self.export.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextOnly)
-        self.export.setObjectName("menu")
+        self.export = _small("Export", "Save the figure, or the points with their features.")
         menu = QMenu(self.export)
         for key, text in EXPORTS.items():
             menu.addAction(text, lambda key=key: self.export_chosen.emit(key))

@@ -1,4 +1,4 @@
-"""Where points of a plot fall on the screen: fit, zoom, pan, and turn where there are three axes."""
+"""Where points of a plot fall on the screen: fit, zoom, pan, and turn with three axes."""
 
 from __future__ import annotations
 

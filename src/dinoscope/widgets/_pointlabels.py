@@ -114,9 +114,7 @@ def write_column(points: PointSet) -> str:
     """
     layer: Any = points.objects
     if points.what != "objects" or layer is None:
-        raise InputError(
-            f"the points are {points.what}", expected="objects, which have a table"
-        )
+        raise InputError(f"the points are {points.what}", expected="objects, which have a table")
     if not points.classes.any():
         raise InputError("no object has a class", hint="Select some and press Assign.")
     table = layer.features.copy()
@@ -125,7 +123,9 @@ def write_column(points: PointSet) -> str:
     if COLUMN in table.columns and own.get("class_column") != COLUMN:
         column = _OWN_COLUMN
     labels = np.asarray(points.table["label"])
-    text = {int(k): points.class_names[c - 1] for k, c in zip(labels, points.classes, strict=True) if c}
+    text = {
+        int(k): points.class_names[c - 1] for k, c in zip(labels, points.classes, strict=True) if c
+    }
     if "index" not in table.columns:
         rows = len(table)
         if rows == 0:

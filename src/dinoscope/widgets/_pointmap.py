@@ -15,6 +15,8 @@ from dinoscope.widgets._tokens import TokenSet, label_image
 
 #: Ids above this are looked up by search instead of in a table.
 _TABLE = 1 << 22
+#: A patch is painted from this share of its pixels on: half of a line of one pixel across it.
+_TOUCHED = 0.5 / 14
 
 Index = tuple[int, ...]
 
@@ -110,9 +112,7 @@ class CellMap(PointMap):
         row, column = (np.array([p]) for p in patch)
         axes = self.source.image.plane_axes
         try:
-            cell = cell_of(
-                self.placement, np.asarray(index).reshape(1, -1), axes, row, column
-            )
+            cell = cell_of(self.placement, np.asarray(index).reshape(1, -1), axes, row, column)
         except ValueError:  # another plane than the one that was encoded
             return -1
         return int(self._point_of[cell[0]])
@@ -122,8 +122,7 @@ class CellMap(PointMap):
         height, width = self.grid.shape
         shares = self.grid.shares(mask[top : top + height, left : left + width])
         here = np.flatnonzero(self.on_plane(index))
-        # As soon as a tenth of a patch is painted: scribbles are thinner than patches.
-        return np.asarray(self.rows[here[shares[self._row[here], self._column[here]] >= 0.1]])
+        return np.asarray(self.rows[here[shares[self._row[here], self._column[here]] >= _TOUCHED]])
 
     def paint(self, index: Index, values: np.ndarray) -> np.ndarray:
         here = self.on_plane(index)

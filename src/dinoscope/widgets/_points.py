@@ -205,9 +205,7 @@ def points_job(
     return payload, images
 
 
-def label_steps(
-    points: PointSet, layer: Layer
-) -> Generator[Ask, Mapping[str, Any], np.ndarray]:
+def label_steps(points: PointSet, layer: Layer) -> Generator[Ask, Mapping[str, Any], np.ndarray]:
     """The label of each point in a Labels layer as it is now.
 
     Raises
@@ -265,5 +263,3 @@ def feature_columns(points: PointSet) -> dict[str, np.ndarray]:
             column[rows >= 0] = values[rows[rows >= 0]]
         found[str(name)] = column
     return found
-
-

@@ -115,9 +115,7 @@ def inside_polygon(points: np.ndarray, corners: np.ndarray) -> np.ndarray:
     inside = np.zeros(len(points), bool)
     if len(corners) < 3:
         return inside
-    near = np.flatnonzero(
-        ((points >= corners.min(0)) & (points <= corners.max(0))).all(axis=1)
-    )
+    near = np.flatnonzero(((points >= corners.min(0)) & (points <= corners.max(0))).all(axis=1))
     u, v = points[near, 0], points[near, 1]
     found = np.zeros(len(near), bool)
     for (u0, v0), (u1, v1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):

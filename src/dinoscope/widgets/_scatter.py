@@ -120,11 +120,9 @@ class ScatterView(QWidget):
             There are more or fewer colours than points.
         """
         if len(colouring.colours) != len(self.coordinates):
-            raise ValueError(
-                f"{len(colouring.colours)} colours for {len(self.coordinates)} points"
-            )
+            raise ValueError(f"{len(colouring.colours)} colours for {len(self.coordinates)} points")
         self._colouring = colouring
-        self._repaint_cloud()
+        self._changed()  # the legend takes its room from the frame
 
     @property
     def colouring(self) -> Colouring:

@@ -15,8 +15,8 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 from dinoscope.config import SimilarityOptions
 from dinoscope.errors import DinoscopeError
-from dinoscope.widgets._client import Controller, JobHandle, LatestWins
 from dinoscope.widgets._clicks import ImageClicks, locate
+from dinoscope.widgets._client import Controller, JobHandle, LatestWins
 from dinoscope.widgets._layers import current_plane, place, spatial_kwargs
 from dinoscope.widgets._marks import ClickMarks
 from dinoscope.widgets._results import METADATA, ResultSet, remove_layer, selection_kept
@@ -89,6 +89,11 @@ class SimilarityTool(QObject):
     @property
     def on(self) -> bool:
         return self._listener.on
+
+    @property
+    def sets(self) -> tuple[TokenSet, ...]:
+        """The images that are searched."""
+        return self._sets
 
     @property
     def ready(self) -> bool:

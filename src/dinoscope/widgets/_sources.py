@@ -120,7 +120,7 @@ class SourcePicker(QWidget):
         super().__init__()
         self.setObjectName("bare")
         self._viewer = viewer
-        self.combo = LayerCombo(viewer, "image")
+        self.combo = LayerCombo(viewer, "image", accept=_not_a_guide)
         self.several = QCheckBox("Use several layers as channels")
         self.several.setToolTip(
             "For multi-channel files, which napari opens as one layer for each channel.\n"
@@ -252,6 +252,11 @@ class SourcePicker(QWidget):
             set_tone(self.about, str(error), "error")
             return
         set_tone(self.about, describe(source))
+
+
+def _not_a_guide(layer: Layer) -> bool:
+    """Whether a layer holds something, and does not just mark it (see ``_circle.GUIDE``)."""
+    return not layer.metadata.get("dinoscope_guide")
 
 
 def describe(source: Source) -> str:

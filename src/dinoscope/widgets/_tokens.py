@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 Asking = Generator[Ask, Mapping[str, Any], T]
 
 #: What the worker says of a set or points that an earlier worker had.
-_STALE = "is not known"
+_STALE = "not known"
 #: Encoding so few planes again costs little, and sees pixels that were changed in place.
 _FEW_PLANES = 4
 
@@ -93,16 +93,24 @@ class TokenRequest:
 
 
 class Encoder:
-    """Remembers the sets of the newest request, and asks for others."""
+    """Remembers the sets of the newest request, and asks for others.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    in_use : callable
+        Ids of sets that a plot or a search still needs; others are let go with the next request.
+    """
+
+    def __init__(self, in_use: Callable[[], set[str]] = set) -> None:
+        self._in_use = in_use
+        self._held: set[str] = set()
         self._key: tuple[Any, ...] = ()
         self.sets: tuple[TokenSet, ...] = ()
         self.notes: tuple[str, ...] = ()
 
     def forget(self) -> None:
         """The worker that held the sets has ended."""
-        self._key, self.sets = (), ()
+        self._key, self.sets, self._held = (), (), set()
 
     def get(self, request: TokenRequest) -> Asking[tuple[TokenSet, ...]]:
         """The sets of `request`, encoded where they are not at hand.
@@ -123,7 +131,7 @@ class Encoder:
         if request.planes is not None:
             planes = zip(request.names, request.planes, strict=True)
             payload["planes"] = {name: [index] for name, index in planes}
-        self.forget()
+        self._key, self.sets = (), ()
         data = yield Ask("tokens", payload, request.images)
         by_name = dict(zip(request.names, request.sources, strict=True))
         self.sets = tuple(
@@ -132,6 +140,10 @@ class Encoder:
         )
         self.notes = tuple(data.get("notes", ()))
         self._key = request.key
+        gone = self._held - self._in_use()
+        self._held = (self._held - gone) | {one.id for one in self.sets}
+        if gone:
+            yield Ask("explore_forget", {"sets": sorted(gone)})
         return self.sets
 
 

@@ -31,7 +31,13 @@ from dinoscope.widgets._numbers import NumbersView, separability_steps
 from dinoscope.widgets._panel import Panel
 from dinoscope.widgets._pcarun import PcaRequest, pca_steps
 from dinoscope.widgets._plotactions import PlotActions
-from dinoscope.widgets._points import PointRequest, PointSet, cluster_steps, label_steps, point_steps
+from dinoscope.widgets._points import (
+    PointRequest,
+    PointSet,
+    cluster_steps,
+    label_steps,
+    point_steps,
+)
 from dinoscope.widgets._run import Outcome
 from dinoscope.widgets._runbar import RunBar
 from dinoscope.widgets._similarform import SimilarForm
@@ -57,7 +63,7 @@ class FeaturesPanel(Panel):
 
     def __init__(self, napari_viewer: Viewer, controller: Controller | None = None) -> None:
         super().__init__(napari_viewer, controller)
-        self.encoder = Encoder()
+        self.encoder = Encoder(self._sets_in_use)
         self.linked = LinkedPlot(self.viewer, self)
         self.similarity = SimilarityTool(self.controller, self)
         self.actions = PlotActions(self.linked, self)
@@ -106,6 +112,7 @@ class FeaturesPanel(Panel):
         self.body.addWidget(card)
         self.body.addStretch(1)
         self.runbar = RunBar("Show colours", "")
+        self.runbar.cost.hide()
         self.footer.addWidget(self.runbar)
 
     def _build_numbers(self) -> None:
@@ -251,9 +258,13 @@ class FeaturesPanel(Panel):
     def _on_ended(self, outcome: Outcome) -> None:
         from napari.utils.notifications import show_error, show_info
 
-        self.runbar.stop(outcome.text, "error" if outcome.kind == "error" else "")
+        text = outcome.text
+        if outcome.kind == "error" and "not known" in text:
+            # What a worker held went with it; only what was asked for last is made again unasked.
+            text = "The worker was started anew meanwhile: make the plot again."
+        self.runbar.stop(text, "error" if outcome.kind == "error" else "")
         if outcome.kind == "error":
-            show_error(outcome.text)
+            show_error(text)
         elif outcome.kind == "done":
             show_info(outcome.text)
 
@@ -264,6 +275,13 @@ class FeaturesPanel(Panel):
         show_warning(text)
 
     # -- steps ---------------------------------------------------------------------------------
+
+    def _sets_in_use(self) -> set[str]:
+        points = self.linked.points
+        used = {one.id for one in self.similarity.sets}
+        if points is not None:
+            used |= {one.id for variant in points.variants for one in variant.sets}
+        return used
 
     def _colour_steps(self, request: TokenRequest) -> Steps:
         pca = PcaRequest(
@@ -283,7 +301,10 @@ class FeaturesPanel(Panel):
 
         def steps() -> Steps:
             points = yield from point_steps(self.encoder, wanted)
+            before = self.linked.points
             self.linked.show(points)
+            if before is not None:
+                yield Ask("explore_forget", {"points": [v.points for v in before.variants]})
             self._offer_classes()
             self.numbers_view.clear()
             self.similarity.points = points.variants[-1].points
