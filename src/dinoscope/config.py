@@ -132,6 +132,23 @@ class PredictOptions:
 
 
 @dataclass(frozen=True)
+class EvaluateOptions:
+    """How predictions are scored and their errors shown."""
+
+    fault_threshold: float = option(
+        0.5, "IoU from which an object counts as found in the error map.", low=0.05, high=1
+    )
+    boundary_tolerance_px: float = option(
+        2.0, "How far outlines of classes may lie apart.", low=0, high=1000, unit="px"
+    )
+    worst: int = option(8, "How many of the worst images are shown as pictures.", low=0, high=100)
+    depth_unit: str = option("", "Unit of the depth maps, where it is known.")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
 class TrainOptions:
     """One training run."""
 

@@ -131,7 +131,7 @@ def height_map(stack: ArrayLike, step_um: float | None = None, window: int = 9) 
     _check(stack, step_um, window)
     peak = _Peak(tuple(stack.shape[1:]))
     for plane in _slices(stack):
-        peak.add(plane, _sharpness(plane, window))
+        peak.add(plane, sharpness(plane, window))
     height, confidence, inside = peak.result()
     mask = inside & (confidence >= CONFIDENT)
     height = np.where(mask, height * (1.0 if step_um is None else step_um), np.nan)
@@ -226,8 +226,21 @@ def _slices(stack: ArrayLike) -> Iterator[np.ndarray]:
         yield plane
 
 
-def _sharpness(plane: np.ndarray, window: int) -> np.ndarray:
-    """Modified Laplacian, averaged with Gaussian weights over the window: (Y, X) float32, >= 0."""
+def sharpness(plane: np.ndarray, window: int = 9) -> np.ndarray:
+    """How sharp each pixel's surroundings are: the focus measure of this module.
+
+    Parameters
+    ----------
+    plane : (Y, X) float array
+        Finite everywhere.
+    window : int
+        Width of the average, in pixels.
+
+    Returns
+    -------
+    (Y, X) float32
+        Modified Laplacian, averaged with Gaussian weights over the window; 0 or more.
+    """
     from scipy.ndimage import correlate1d, gaussian_filter
 
     smooth = gaussian_filter(plane, _SMOOTHING_PX, mode="nearest", truncate=3)

@@ -144,6 +144,20 @@ def pair_files(predictions: Path, truth: Path, task: str) -> tuple[list[Pair], i
     return pairs, len(unused)
 
 
+def truth_stems(truth: Path, task: str) -> list[str]:
+    """Stems of the images that have a truth, in order.
+
+    Raises
+    ------
+    InputError
+        There is no truth.
+    """
+    if task != "classification":
+        return sorted(_images_by_stem(truth, "truth"))
+    rows, _ = _read_table(truth, "truth")
+    return sorted({_key(row, ())[0] for row in rows})
+
+
 def _images_by_stem(folder: Path, kind: str) -> dict[str, Path]:
     if not folder.is_dir():
         raise InputError(f"{kind} folder {folder} does not exist", expected="a folder of images")
@@ -165,35 +179,56 @@ def _images_by_stem(folder: Path, kind: str) -> dict[str, Path]:
     return images
 
 
-def pair_classes(predictions: Path, truth: Path) -> tuple[list[str], list[str], int]:
+@dataclass(frozen=True)
+class ClassPairs:
+    """True and predicted classes of images or objects, in one order.
+
+    `keys` name each: the image's stem and its numbers in the columns `parts`. `probabilities` is
+    (n, K) float64 for the classes `names`, ``None`` where the predictions give none.
+    `without_truth` counts predictions that the truth does not name.
+    """
+
+    keys: list[tuple[str, ...]]
+    parts: list[str]
+    true: list[str]
+    predicted: list[str]
+    names: list[str]
+    probabilities: np.ndarray | None
+    without_truth: int
+
+    @property
+    def images(self) -> list[str]:
+        """The image of each."""
+        return [key[0] for key in self.keys]
+
+
+def pair_classes(predictions: Path, truth: Path) -> ClassPairs:
     """Pair true and predicted classes.
 
     Parameters
     ----------
     predictions : Path
         ``classification.csv``, or the folder that holds it: ``image,plane,object,class,…``, object
-        0 (or none) being the image as a whole.
+        0 (or none) being the image as a whole; probabilities in columns ``p_<class>``.
     truth : Path
         CSV file with ``image,class``, and ``object`` and ``plane`` where objects or planes have
         classes of their own; or the folder with one such file.
 
     Returns
     -------
-    true, predicted : list of str
-        Class names in one order. An image with several planes has the class of the highest mean
-        probability.
-    without_truth : int
-        Predicted images or objects that the truth does not name.
+    ClassPairs
+        An image with several planes has the class of the highest mean probability.
 
     Raises
     ------
     InputError
-        A file or column is missing, rows contradict each other, or a truth has no prediction.
+        A file or column is missing, rows contradict each other, a truth has no prediction, or a
+        probability is no number.
     """
     true_rows, true_path = _read_table(truth, "truth")
     rows, path = _read_table(predictions, "prediction", prefer="classification.csv")
     wanted: dict[tuple[str, ...], str] = {}
-    parts = [part for part in ("plane", "object") if part in true_rows[0]]
+    parts = [str(part) for part in ("plane", "object") if part in true_rows[0]]
     for row in true_rows:
         key = _key(row, parts)
         if wanted.setdefault(key, row["class"]) != row["class"]:
@@ -214,8 +249,17 @@ def pair_classes(predictions: Path, truth: Path) -> tuple[list[str], list[str], 
             if only_objects
             else "Predict these images too, or take them out of the table.",
         )
-    predicted = [_class_of(found[key]) for key in wanted]
-    return list(wanted.values()), predicted, len(found.keys() - wanted.keys())
+    columns = [name for name in rows[0] if name and name.startswith("p_")]
+    table = [_probabilities(found[key], columns, path) for key in wanted]
+    return ClassPairs(
+        keys=list(wanted),
+        parts=parts,
+        true=list(wanted.values()),
+        predicted=[_class_of(found[key], columns, path) for key in wanted],
+        names=[name.removeprefix("p_") for name in columns],
+        probabilities=np.array(table) if columns and None not in table else None,
+        without_truth=len(found.keys() - wanted.keys()),
+    )
 
 
 def _read_table(path: Path, kind: str, prefer: str = "") -> tuple[list[dict[str, str]], Path]:
@@ -266,17 +310,31 @@ def _number(row: dict[str, str], column: str) -> str:
         return text
 
 
-def _class_of(rows: list[dict[str, str]]) -> str:
+def _class_of(rows: list[dict[str, str]], columns: list[str], path: Path) -> str:
     if len({row["class"] for row in rows}) == 1:
         return rows[0]["class"]
-    columns = [name for name in rows[0] if name.startswith("p_")]
-    if not columns:
+    means = _probabilities(rows, columns, path)
+    if not means:
         raise InputError(
             f"the predictions give {rows[0]['image']!r} {len(rows)} classes and no probabilities",
             expected="one class, or columns p_<class>",
         )
-    means = [sum(float(row[name] or 0) for row in rows) for name in columns]
     return columns[int(np.argmax(means))].removeprefix("p_")
+
+
+def _probabilities(
+    rows: list[dict[str, str]], columns: list[str], path: Path
+) -> list[float] | None:
+    """Mean probabilities of the rows, ``None`` where a row has none at all."""
+    if not columns or any(not any((row[name] or "").strip() for name in columns) for row in rows):
+        return None
+    try:
+        return [float(np.mean([float(row[name] or 0) for row in rows])) for name in columns]
+    except ValueError as error:
+        raise InputError(
+            f"{path} holds a probability that is no number ({error})",
+            expected="numbers in p_ columns",
+        ) from error
 
 
 def _said(key: tuple[str, ...]) -> str:
