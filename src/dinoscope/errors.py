@@ -63,6 +63,34 @@ class MissingWeightsError(DinoscopeError):
     """Backbone weights are not on this disk (and nothing was downloaded)."""
 
 
+class MissingLibraryError(UsageError, ImportError):
+    """An optional library is not installed.
+
+    Parameters
+    ----------
+    library : str
+        What is missing.
+    extra : str
+        The extra of this package that brings it.
+    purpose : str
+        What it is needed for.
+    """
+
+    def __init__(self, library: str, extra: str, purpose: str) -> None:
+        self.library, self.extra, self.purpose = library, extra, purpose
+        super().__init__(
+            f"{purpose} needs {library}, which is not installed",
+            hint=f"Install it with pip install 'napari-dinoscope[{extra}]'.",
+        )
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (MissingLibraryError, (self.library, self.extra, self.purpose))
+
+
+class DeviceError(DinoscopeError):
+    """The graphics card failed in the middle of a run, or its memory does not suffice."""
+
+
 class OutputError(DinoscopeError, OSError):
     """A result could not be written."""
 

@@ -1,0 +1,1 @@
+"""The same tokens from several engines: PyTorch, ONNX Runtime, OpenVINO."""
