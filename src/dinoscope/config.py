@@ -11,6 +11,7 @@ from dinoscope.errors import InputError
 TASKS = ("instance", "semantic", "depth", "classification", "pca")
 TRAINABLE_TASKS = ("instance", "semantic", "depth", "classification")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+RUNTIMES = ("auto", "torch", "openvino", "onnxruntime")
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,14 @@ class PredictOptions:
     local_contrast: bool = option(False, "Equalise local contrast first (CLAHE).")
     device: str = option("auto", "Where to compute.", choices=DEVICES)
     threads: int = option(0, "CPU threads; 0 = all available.", low=0, high=1024)
+    runtime: str = option(
+        "auto",
+        "What computes the tokens; auto = PyTorch, or what was measured to be faster on this "
+        "machine where there is much to do.",
+        choices=RUNTIMES,
+    )
+    #: Wait for a runtime that was asked for by hand; a window goes on with PyTorch meanwhile.
+    wait_for_runtime: bool = True
     plane: tuple[int, ...] | None = None
     region: tuple[int, int, int, int] | None = None  # y0, x0, y1, x1 in pixels
     instance: InstanceOptions = field(default_factory=InstanceOptions)

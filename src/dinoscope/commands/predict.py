@@ -53,6 +53,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--output", required=True, metavar="DIR", help="Folder of the results.")
     add_model_flags(parser)
+    add_option(parser, PredictOptions, "runtime", "--runtime")
     add_image_flags(parser)
     add_option(parser, PredictOptions, "diameter_px", "--diameter", float, "PX")
     add_option(parser, PredictOptions, "denoise", "--denoise")

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from dinoscope.arrays.tiling import Stitcher, Tile, TileGrid, cut, tile_grid
+from dinoscope.engine.limits import Limits, TileTooLarge, is_memory, lost_device, release
 from dinoscope.models.backbone import FeatureMap
 from dinoscope.models.model import Model
+from dinoscope.models.runtime.choose import Engine
 from dinoscope.tasks.base import task
 
 #: Least overlap of neighbouring tiles in model pixels: two patches, about one object.
@@ -39,19 +41,38 @@ class EncodedTiles:
     pixels: Tensor
     features: FeatureMap
 
+    def halves(self) -> list[EncodedTiles]:
+        """The same tiles in two batches."""
+        middle = len(self.tiles) // 2
+        found = []
+        for part in (slice(None, middle), slice(middle, None)):
+            features = FeatureMap(
+                self.features.patch_tokens[part],
+                self.features.cls_token[part],
+                self.features.embed_dim,
+            )
+            found.append(EncodedTiles(self.tiles[part], self.pixels[part], features))
+        return found
+
 
 @dataclass(frozen=True)
 class Runner:
-    """A model on a device in a precision."""
+    """A model on a device in a precision.
+
+    `engine` computes the tokens; without one the model's own modules do, which follow weights that
+    are being trained.
+    """
 
     model: Model
     device: str = "cpu"
     dtype: torch.dtype | None = None
     seconds: Seconds = field(default_factory=Seconds)
+    engine: Engine | None = None
+    limits: Limits = field(default_factory=Limits)
 
     def grid(self, shape: tuple[int, int]) -> TileGrid:
         """The grid that the model's card asks for, on a plane of model pixels."""
-        low, high = self.model.card.tile
+        low, high = self.limits.tile_range(*self.model.card.tile)
         patch = self.model.backbone.patch
         return tile_grid(shape, tile_min=low, tile_max=high, patch=patch, margin=MARGIN_PX)
 
@@ -63,33 +84,102 @@ class Runner:
         *,
         origin: tuple[int, int] = (0, 0),
     ) -> Iterator[EncodedTiles]:
-        """Encode tiles of ``(3, Y, X)`` model pixels that begin at `origin`, a few at a time."""
+        """Encode tiles of ``(3, Y, X)`` model pixels that begin at `origin`, a few at a time.
+
+        Fewer where memory does not suffice.
+
+        Raises
+        ------
+        TileTooLarge
+            Memory does not suffice for one: see `shrink`.
+        DeviceError
+            The card is gone.
+        """
         wanted = tuple(grid.tiles if tiles is None else tiles)
-        size = max(1, BATCH_PIXELS // (grid.tile_shape[0] * grid.tile_shape[1]))
-        for first in range(0, len(wanted), size):
-            chosen = wanted[first : first + size]
+        most = max(1, BATCH_PIXELS // (grid.tile_shape[0] * grid.tile_shape[1]))
+        first = 0
+        while first < len(wanted):
+            chosen = wanted[first : first + min(most, self.limits.batch or most)]
             begun = time.perf_counter()
             stack = np.stack([cut(pixels, grid, t, origin=origin) for t in chosen])
-            x = torch.from_numpy(stack).to(self.device)
-            x = x.contiguous(memory_format=torch.channels_last)
-            with self._autocast():
-                features = self.model.encode(x)
+            try:
+                with torch.inference_mode():
+                    x = torch.from_numpy(stack).to(self.device)
+                    x = x.contiguous(memory_format=torch.channels_last)
+                    features = self._encode(x)
+            except (RuntimeError, MemoryError) as error:
+                self._give_way(error, len(chosen))
+                continue
             self.seconds.encode += time.perf_counter() - begun
+            first += len(chosen)
             yield EncodedTiles(chosen, x, features)
+
+    def _encode(self, x: Tensor) -> FeatureMap:
+        if self.engine is not None:
+            return self.engine.encode(x)
+        with self._autocast():
+            return self.model.encode(x)
+
+    def _give_way(self, error: BaseException, tiles: int) -> None:
+        """After a failure with so many tiles: go on with fewer, or raise what is to be told."""
+        if is_memory(error):
+            release(self.device)
+            self.limits.smaller_batch(tiles)
+            return
+        lost = lost_device(error, self.device)
+        if lost is None:
+            raise error
+        raise lost from error
+
+    def shrink(self) -> None:
+        """Halve the tiles, after `TileTooLarge`.
+
+        Raises
+        ------
+        DeviceError
+            They are as small as they can be.
+        """
+        self.limits.smaller_tiles(self.model.card.tile[1])
 
     def decode(self, batch: EncodedTiles, tasks: Sequence[str]) -> dict[str, np.ndarray]:
         """Activated maps ``(B, K, th, tw)`` float32 of dense tasks."""
         if not tasks:
             return {}
-        with self._autocast():
+        parts = [batch]
+        maps: list[dict[str, np.ndarray]] = []
+        while parts:
+            part = parts.pop(0)
+            try:
+                maps.append(self._decode(part, tasks))
+            except (RuntimeError, MemoryError) as error:
+                self._give_way(error, len(part.tiles))
+                parts[:0] = part.halves()
+        return {name: np.concatenate([m[name] for m in maps]) for name in maps[0]}
+
+    def _decode(self, batch: EncodedTiles, tasks: Sequence[str]) -> dict[str, np.ndarray]:
+        with torch.inference_mode(), self._autocast():
             raw = self.model.decode_dense(batch.features, batch.pixels, tasks)
-        return {
-            name: task(name).activate(value.float()).cpu().numpy() for name, value in raw.items()
-        }
+            return {
+                name: task(name).activate(value.float()).cpu().numpy()
+                for name, value in raw.items()
+            }
 
     @torch.inference_mode()
     def dense_maps(self, pixels: np.ndarray, tasks: Sequence[str]) -> dict[str, np.ndarray]:
-        """Joined maps ``(K, Y, X)`` float32 of a whole plane ``(3, Y, X)`` of model pixels."""
+        """Joined maps ``(K, Y, X)`` float32 of a whole plane ``(3, Y, X)`` of model pixels.
+
+        Raises
+        ------
+        DeviceError
+            The card is gone, or memory does not suffice for the smallest tile.
+        """
+        while True:
+            try:
+                return self._dense_maps(pixels, tasks)
+            except TileTooLarge:
+                self.shrink()
+
+    def _dense_maps(self, pixels: np.ndarray, tasks: Sequence[str]) -> dict[str, np.ndarray]:
         shape = (pixels.shape[1], pixels.shape[2])
         grid = self.grid(shape)
         stitchers: dict[str, Stitcher] = {}

@@ -27,8 +27,10 @@ from dinoscope.arrays.objects import object_table
 from dinoscope.arrays.resample import needed_window, resample, scaled_shape
 from dinoscope.arrays.tiling import Stitcher
 from dinoscope.config import PredictOptions
+from dinoscope.engine.ahead import PixelsAhead, Wanted, parts_of
 from dinoscope.engine.classes import class_table, join_classes
 from dinoscope.engine.dense import Runner
+from dinoscope.engine.limits import TileTooLarge
 from dinoscope.engine.pca import FIT_TOKENS, Projection, fit_projection, sample_bilinear
 from dinoscope.engine.scale import Prepared, zoom_for
 from dinoscope.engine.tokens import TokenJoiner, TokenPlane, pooled_objects, pooled_vector
@@ -36,10 +38,16 @@ from dinoscope.errors import InputError
 from dinoscope.models.device import pick_device, set_threads
 from dinoscope.models.model import Model
 from dinoscope.models.precision import check_bf16
+from dinoscope.models.runtime.choose import Engine
 from dinoscope.tasks.base import task
 from dinoscope.types import ImageInput, PlaneOutput, Progress, Summary, Table
 
 Index = tuple[int, ...]
+
+#: Seconds of encoding before a faster runtime is prepared in the background: less where a session
+#: has only begun, more where the process may end soon.
+PATIENCE_S = 6.0
+PATIENCE_IN_WINDOW_S = 1.0
 
 
 def predict(
@@ -97,11 +105,16 @@ def predict(
     yield Progress("prepare", 1, 1, message=_scale_text(diameter, zoom))
     run = _Run(runner, prepared, options, zoom, begun)
     indices = [tuple(options.plane)] if options.plane is not None else list(plane_indices(image))
-    if "pca" in options.tasks:
-        yield from run.fit_colours(indices)
-    for number, index in enumerate(indices):
-        output = yield from run.plane(index, number, len(indices))
-        yield output
+    try:
+        if "pca" in options.tasks:
+            yield from run.fit_colours(indices)
+        for number in range(len(indices)):
+            output = yield from run.plane(indices, number)
+            yield output
+    finally:
+        run.close()
+    if runner.engine is not None:
+        notes += [note for note in runner.engine.notes if note not in notes]
     seconds = runner.seconds
     total = time.perf_counter() - begun
     card = model.card
@@ -128,10 +141,19 @@ def predict(
 def open_runner(model: Model, options: PredictOptions) -> tuple[Runner, list[str]]:
     """Place the model on its device in a precision that was checked; notes say what was decided."""
     device = pick_device(options.device)
-    set_threads(options.threads)
+    threads = set_threads(options.threads)
     model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     dtype, note = check_bf16(model.backbone, device)
-    return Runner(model, device, dtype), [note] if note else []
+    engine = Engine(
+        model,
+        device,
+        dtype,
+        choice=options.runtime,
+        threads=threads,
+        wait=options.wait_for_runtime,
+        patience_s=PATIENCE_S if options.wait_for_runtime else PATIENCE_IN_WINDOW_S,
+    )
+    return Runner(model, device, dtype, engine=engine), [note] if note else []
 
 
 def prepare(
@@ -174,9 +196,11 @@ class _Run:
     objects: int = 0
     tiles_done: int = 0
     _region: Region = field(init=False)
+    _ahead: PixelsAhead = field(init=False)
 
     def __post_init__(self) -> None:
         image = self.prepared.image
+        self._ahead = PixelsAhead(self.prepared, self.zoom)
         whole = (0, 0, *self.prepared.shape)
         self._region = clip_region(image, self.options.region) if self.options.region else whole
         if self.options.plane is not None and len(self.options.plane) != len(image.plane_axes):
@@ -208,27 +232,26 @@ class _Run:
             return
         chosen = [i for i in sample_indices(self.prepared.image) if i in set(indices)]
         samples = []
-        for number, index in enumerate(chosen):
-            tokens = yield from self._encode_only(index, number, len(chosen))
+        for number in range(len(chosen)):
+            _, tokens = yield from self._through_model(chosen, number, (), "colours")
             flat = tokens.patch_tokens.reshape(len(tokens.patch_tokens), -1).T
             samples.append(flat[:: max(1, len(flat) * len(chosen) // FIT_TOKENS)])
         self.colours = fit_projection(np.concatenate(samples))
 
-    def _encode_only(
-        self, index: Index, number: int, total: int
-    ) -> Generator[Progress, None, TokenPlane]:
-        _, tokens = yield from self._through_model(index, (), "colours", number, total)
-        return tokens
-
     # -- planes ---------------------------------------------------------------------------------
 
+    def close(self) -> None:
+        """End the thread that reads ahead."""
+        self._ahead.close()
+
     def plane(
-        self, index: Index, number: int, total: int
+        self, indices: Sequence[Index], number: int
     ) -> Generator[Progress, None, PlaneOutput]:
-        """Everything of one plane."""
+        """Everything of one of the planes."""
+        index = indices[number]
         heads = self.runner.model.card.heads
         dense = tuple(t for t in self.options.tasks if t in heads and heads[t].kind != "pooled")
-        maps, tokens = yield from self._through_model(index, dense, "predict", number, total)
+        maps, tokens = yield from self._through_model(indices, number, dense, "predict")
         begun = time.perf_counter()
         arrays: dict[str, np.ndarray] = {}
         kept: dict[str, np.ndarray] = {}
@@ -264,15 +287,25 @@ class _Run:
         return PlaneOutput(index, arrays, kept, objects, classes)
 
     def _through_model(
-        self, index: Index, dense: tuple[str, ...], step: str, number: int, total: int
+        self, indices: Sequence[Index], number: int, dense: tuple[str, ...], step: str
     ) -> Generator[Progress, None, tuple[dict[str, np.ndarray], TokenPlane]]:
-        """Tiles of one plane through backbone and dense heads."""
+        """Tiles of one plane through backbone and dense heads; smaller ones where memory ends."""
+        if self.runner.engine is not None:
+            self.runner.engine.refresh()
+        while True:
+            try:
+                return (yield from self._tiles_through_model(indices, number, dense, step))
+            except TileTooLarge:
+                self.runner.shrink()
+
+    def _tiles_through_model(
+        self, indices: Sequence[Index], number: int, dense: tuple[str, ...], step: str
+    ) -> Generator[Progress, None, tuple[dict[str, np.ndarray], TokenPlane]]:
         runner = self.runner
         region = self._model_region
         grid = runner.grid(self._model_shape)
         tiles = grid.covering(region)
         bounds = grid.bounds(tiles)
-        pixels = self.prepared.pixels(index, self.zoom, bounds)
         shape = (region[2] - region[0], region[3] - region[1])
         stitchers: dict[str, Stitcher] = {}
         patch = runner.model.backbone.patch
@@ -286,11 +319,18 @@ class _Run:
         joiner = TokenJoiner(covered, patch, last_only="classification" not in self.options.tasks)
         wants_tokens = bool({"pca", "classification"} & set(self.options.tasks))
         done = 0
-        with torch.inference_mode():
-            for batch in runner.tiles(pixels, grid, tiles, origin=bounds[:2]):
+        # What looks beyond a pixel must see the whole plane at once.
+        filtered = self.prepared.normalization.denoise or self.prepared.normalization.local_contrast
+        parts = parts_of(grid, tiles, whole=filtered)
+        queue: list[Wanted] = [(indices[number], grid.bounds(part)) for part in parts]
+        if number + 1 < len(indices):
+            queue.append((indices[number + 1], grid.bounds(parts[0])))
+        for turn, part in enumerate(parts):
+            then = queue[turn + 1] if turn + 1 < len(queue) else None
+            pixels = self._ahead.take(queue[turn], then)
+            for batch in runner.tiles(pixels, grid, part, origin=queue[turn][1][:2]):
                 begun = time.perf_counter()
-                raw = runner.decode(batch, dense)
-                for name, value in raw.items():
+                for name, value in runner.decode(batch, dense).items():
                     if name not in stitchers:
                         stitchers[name] = Stitcher(value.shape[1], shape, grid, region=region)
                     for tile, tile_maps in zip(batch.tiles, value, strict=True):
@@ -299,7 +339,7 @@ class _Run:
                     joiner.add(batch)
                 runner.seconds.decode += time.perf_counter() - begun
                 done += len(batch.tiles)
-                yield self._progress(step, number * len(tiles) + done, total * len(tiles))
+                yield self._progress(step, number * len(tiles) + done, len(indices) * len(tiles))
         tokens = joiner.result() if wants_tokens else TokenPlane.empty()
         return {name: s.result() for name, s in stitchers.items()}, tokens
 

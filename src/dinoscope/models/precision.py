@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import weakref
+from typing import TYPE_CHECKING, Any
 
 from dinoscope.models.device import precision_for, torch
-from dinoscope.models.weights import state_digest
+from dinoscope.models.weights import state_digest, weights_stamp
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +19,8 @@ _TILE_PX = 224
 
 #: Answers of this process: (backbone's hash, device) -> cosine.
 _measured: dict[tuple[str, str], float] = {}
+#: Hashes of backbones whose weights have not changed since; hashing takes longer than a small tile.
+_hashed: weakref.WeakKeyDictionary[Backbone, tuple[Any, str]] = weakref.WeakKeyDictionary()
 
 
 def check_bf16(
@@ -47,7 +50,7 @@ def check_bf16(
     dtype = precision_for(device)
     if dtype == torch.float32:
         return dtype, ""
-    key = (state_hash or state_digest(backbone.vit.state_dict()), device)
+    key = (state_hash or _hash(backbone), device)
     if key not in _measured:
         _measured[key] = token_cosine(backbone, device, dtype)
     cosine = _measured[key]
@@ -59,14 +62,21 @@ def check_bf16(
     )
 
 
+def _hash(backbone: Backbone) -> str:
+    stamp = weights_stamp(backbone)
+    known = _hashed.get(backbone)
+    if known is None or known[0] != stamp:
+        known = _hashed[backbone] = (stamp, state_digest(backbone.vit.state_dict()))
+    return known[1]
+
+
 def token_cosine(backbone: Backbone, device: str, dtype: torch.dtype) -> float:
     """Mean cosine between one tile's tokens in float32 and in `dtype`; NaN counts as 0."""
-    side = _TILE_PX // backbone.patch * backbone.patch
     was_training = backbone.training
     backbone.eval()
     try:
         with torch.inference_mode():
-            tile = _smooth_noise(side).to(device)
+            tile = sample_tile(backbone.patch).to(device)
             exact = _tokens(backbone, tile)
             with torch.autocast(device, dtype=dtype):
                 fast = _tokens(backbone, tile)
@@ -82,8 +92,9 @@ def _tokens(backbone: Backbone, tile: Tensor) -> Tensor:
     return torch.cat([patches, features.cls_token]).float()
 
 
-def _smooth_noise(side: int) -> Tensor:
-    """``(1, 3, side, side)`` in [0, 1], with structure at several scales, as an image has."""
+def sample_tile(patch: int) -> Tensor:
+    """A tile ``(1, 3, y, x)`` in [0, 1], with structure at several scales, as an image has."""
+    side = _TILE_PX // patch * patch
     generator = torch.Generator().manual_seed(0)
     total = torch.zeros(1, 3, side, side)
     for cells in (4, 16, 64):

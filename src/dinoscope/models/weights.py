@@ -113,6 +113,14 @@ def fill_backbone(backbone: Backbone, state: Mapping[str, Tensor], name: str = "
         ) from error
 
 
+def weights_stamp(module: torch.nn.Module) -> tuple[Any, ...]:
+    """What changes whenever a weight of the module is written to; no value is looked at."""
+    return tuple(
+        (name, p.data_ptr(), 0 if p.is_inference() else p._version, p.dtype)
+        for name, p in module.named_parameters()
+    )
+
+
 def state_digest(state: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, shapes and float32 values: one and the same for every file layout.
 

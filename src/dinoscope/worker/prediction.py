@@ -305,6 +305,7 @@ def _options(context: JobContext) -> PredictOptions:
         options,
         threads=options.threads or context.tools.threads,
         keep_maps="instance" in options.tasks,
+        wait_for_runtime=False,
     )
 
 

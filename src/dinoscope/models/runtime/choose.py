@@ -26,9 +26,12 @@ from dinoscope.models.runtime.engines import (
     require,
     torch_encoder,
 )
+from dinoscope.models.weights import weights_stamp
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from dinoscope.models.backbone import FeatureMap
 
 #: A compiled runtime has to be this much faster before `auto` takes it.
 WORTH = 0.9
@@ -51,14 +54,6 @@ class _Built:
 
 _built: weakref.WeakKeyDictionary[nn.Module, _Built] = weakref.WeakKeyDictionary()
 _lock = threading.RLock()
-
-
-def weights_stamp(module: nn.Module) -> tuple[Any, ...]:
-    """Changes whenever a weight of the module does; costs no look at the values."""
-    return tuple(
-        (name, p.data_ptr(), 0 if p.is_inference() else p._version, p.dtype)
-        for name, p in module.named_parameters()
-    )
 
 
 def _entry(model: Model) -> _Built:
@@ -99,21 +94,25 @@ class Engine:
     patience_s: float = 5.0
     notes: list[str] = field(default_factory=list)
     encoder: Encoder = field(init=False)
+    _entry: _Built = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         require(self.choice, self.device)
         self.refresh()
 
-    def encode(self, x: Tensor) -> Any:
+    def encode(self, x: Tensor) -> FeatureMap:
         """Tokens of ``(B, 3, Y, X)`` by the encoder in use."""
+        entry = _entry(self.model)
+        if entry is not self._entry:  # an adapter was changed
+            self.refresh()
         begun = time.perf_counter()
         features = self.encoder.encode(x)
-        _entry(self.model).encode_s += time.perf_counter() - begun
+        entry.encode_s += time.perf_counter() - begun
         return features
 
     def refresh(self) -> None:
         """Use the wanted encoder if it is ready by now; to be called between planes."""
-        entry = _entry(self.model)
+        entry = self._entry = _entry(self.model)
         wanted = self._wanted(entry)
         if wanted != "torch":
             key = (wanted, self.device, self.threads)

@@ -151,9 +151,7 @@ def _onnxruntime(parts: Parts, device: str, threads: int) -> Encoder:
     providers = ["CPUExecutionProvider"]
     if device == "cuda":
         providers.insert(0, "CUDAExecutionProvider")
-    session = ort.InferenceSession(
-        backbone_model(parts, fused=True), options, providers=providers
-    )
+    session = ort.InferenceSession(backbone_model(parts, fused=True), options, providers=providers)
 
     def encode(x: Tensor) -> FeatureMap:
         patch_tokens, cls_token = session.run(None, {"image": _pixels(x)})

@@ -70,7 +70,9 @@ class Graph:
         self.weights: list[Any] = []
         self._known: dict[tuple[Any, ...], str] = {}
 
-    def add(self, op: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes: Any) -> Any:
+    def add(
+        self, op: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes: Any
+    ) -> Any:
         """Add a node; the name of its output, or a tuple of names."""
         names = tuple(f"{op}_{len(self.nodes)}_{i}" for i in range(outputs))
         self.nodes.append(

@@ -1,8 +1,9 @@
 """The backbone in PyTorch on the CPU, without modules: bf16 weights made once, cache-sized attention.
 
-PyTorch's fused CPU attention computes bf16 no faster than fp32; matrix products over blocks of rows
-that stay in the cache are over twice as fast. Row blocks with a running softmax are the idea of
-FlashAttention (Dao et al. 2022, arXiv:2205.14135); here whole rows fit, so no running sum is needed.
+PyTorch's fused CPU attention computes bf16 no faster than fp32; matrix products over blocks of
+rows that stay in the cache are over twice as fast. Blocks of rows with a running softmax are the
+idea of FlashAttention (Dao et al. 2022, arXiv:2205.14135); here whole rows fit, so no running sum
+is needed.
 """
 
 from __future__ import annotations

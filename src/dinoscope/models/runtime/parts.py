@@ -26,9 +26,9 @@ EPSILON = 1e-6
 class Parts:
     """What a forward pass needs, float32.
 
-    `tensors` has, for each block i, ``i.norm1.weight``, ``i.norm1.bias``, ``i.qkv.*``, ``i.proj.*``,
-    ``i.norm2.*``, ``i.fc1.*``, ``i.fc2.*`` (weights ``(out, in)``); ``patch.weight`` (D, 3·p·p),
-    ``patch.bias``; ``prefix`` (P, D), the class and register tokens; ``positions`` (g, g, D); and
+    `tensors` has, for each block i, ``i.norm1.weight``, ``i.norm1.bias``, ``i.qkv.*``,
+    ``i.proj.*``, ``i.norm2.*``, ``i.fc1.*``, ``i.fc2.*`` (weights ``(out, in)``); ``patch.weight``
+    (D, 3·p·p), ``patch.bias``; ``prefix`` (P, D), the class and register tokens; ``positions`` (g, g, D); and
     ``norm.*``. `gated` tells SwiGLU from GELU. Pixels are normalised by `mean` and `std` first.
     """
 
