@@ -94,8 +94,9 @@ def test_nothing_pins_an_index_or_a_lock() -> None:
 
 def test_the_extras_are_those_the_readme_names(project: dict[str, Any]) -> None:
     extras = project["optional-dependencies"]
-    assert extras.keys() == {"all", "test"}
-    assert names(extras["all"]) == {"napari", "openvino", "onnxruntime", "umap-learn"}
+    assert extras.keys() == {"all", "export", "test"}
+    assert names(extras["all"]) == {"napari", "onnx", "openvino", "onnxruntime", "umap-learn"}
+    assert names(extras["export"]) == {"onnx", "onnxruntime"}
 
 
 def test_everything_the_package_imports_is_declared(project: dict[str, Any]) -> None:

@@ -146,7 +146,7 @@ def read_metadata(path: str | Path) -> ModelCard:
     return ModelCard.from_json(json.loads(entries[CARD_ENTRY]))
 
 
-# -- decoder and heads ------------------------------------------------------------------------------
+# -- decoder and heads ------------------------------------------------------------------------
 
 State = Mapping[str, np.ndarray]
 
@@ -263,7 +263,7 @@ def _activated(graph: Graph, raw: str, activations: Sequence[Activation]) -> str
     return parts[0] if len(parts) == 1 else str(graph.add("Concat", *parts, axis=1))
 
 
-# -- files ------------------------------------------------------------------------------------------
+# -- files -----------------------------------------------------------------------------------
 
 
 def write_onnx(found: Any, path: str | Path) -> Path:

@@ -1,4 +1,4 @@
-"""Which encoder computes a model's tokens: asked for by hand, or the fastest that was measured here.
+"""Which encoder computes a model's tokens: asked for by hand, or the fastest measured here.
 
 A compiled runtime is built in a thread from a merged copy of the weights; until it is ready, and
 whenever its tokens differ from PyTorch's, PyTorch computes. Adapters that change are noticed by the
@@ -122,11 +122,11 @@ class Engine:
                 return
             if key in entry.refused and entry.refused[key] not in self.notes:
                 self.notes.append(entry.refused[key])
-        key = ("torch", self.device, self.dtype)
+        own = ("torch", self.device, self.dtype)
         with _lock:
-            if key not in entry.encoders:
-                entry.encoders[key] = torch_encoder(self.model, self.device, self.dtype)
-            self.encoder = entry.encoders[key]
+            if own not in entry.encoders:
+                entry.encoders[own] = torch_encoder(self.model, self.device, self.dtype)
+            self.encoder = entry.encoders[own]
 
     def _wanted(self, entry: _Built) -> str:
         if self.choice != "auto":
@@ -229,7 +229,7 @@ def time_encoders(
     times: dict[str, list[float]] = {name: [] for name in encoders}
     with torch.inference_mode():
         tile = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
-        for name, encoder in encoders.items():
+        for encoder in encoders.values():
             encoder.encode(tile)  # the first of a size prepares buffers
         for _ in range(rounds):
             for name, encoder in encoders.items():

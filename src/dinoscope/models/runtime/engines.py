@@ -102,7 +102,7 @@ def torch_encoder(
 
     def encode(x: Tensor) -> FeatureMap:
         with torch.autocast(kind, dtype, enabled=not exact):
-            return forward(x)  # type: ignore[no-any-return]
+            return forward(x)
 
     return Encoder("torch", f"PyTorch, {name}", encode)
 

@@ -1,4 +1,4 @@
-"""The backbone in PyTorch on the CPU, without modules: bf16 weights made once, cache-sized attention.
+"""The backbone in PyTorch on the CPU: bf16 weights made once, attention that stays in the cache.
 
 PyTorch's fused CPU attention computes bf16 no faster than fp32; matrix products over blocks of
 rows that stay in the cache are over twice as fast. Blocks of rows with a running softmax are the

@@ -27,9 +27,10 @@ class Parts:
     """What a forward pass needs, float32.
 
     `tensors` has, for each block i, ``i.norm1.weight``, ``i.norm1.bias``, ``i.qkv.*``,
-    ``i.proj.*``, ``i.norm2.*``, ``i.fc1.*``, ``i.fc2.*`` (weights ``(out, in)``); ``patch.weight``
-    (D, 3·p·p), ``patch.bias``; ``prefix`` (P, D), the class and register tokens; ``positions`` (g, g, D); and
-    ``norm.*``. `gated` tells SwiGLU from GELU. Pixels are normalised by `mean` and `std` first.
+    ``i.proj.*``, ``i.norm2.*``, ``i.fc1.*``, ``i.fc2.*`` (weights ``(out, in)``);
+    ``patch.weight`` (D, 3·p·p), ``patch.bias``; ``prefix`` (P, D), the class and register tokens;
+    ``positions`` (g, g, D); and ``norm.*``. `gated` tells SwiGLU from GELU. Pixels are normalised
+    by `mean` and `std` first.
     """
 
     tensors: Mapping[str, np.ndarray]
@@ -143,7 +144,7 @@ def resampling_matrix(old: int, new: int) -> np.ndarray:
     near = (1.5 * x - 2.5) * x * x + 1
     far = ((-0.5 * x + 2.5) * x - 4) * x + 2
     weights = np.where(x < 1, near, np.where(x < 2, far, 0))
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    return np.asarray(weights / weights.sum(1, keepdims=True), np.float32)
 
 
 def positions_for(positions: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
