@@ -153,7 +153,7 @@ def _overlaps(
     if (int(truth.max()) + 1) * across <= max(_DENSE_PAIRS, 4 * truth.size):
         codes = truth.astype(np.intp) * across + pred.astype(np.intp)
         total = np.bincount(codes, lengths)
-        pairs = np.flatnonzero(total)
+        pairs = np.flatnonzero(total > 0)
         row, column = np.divmod(pairs, across)
         return row, column, total[pairs].astype(np.int64)
     order = np.lexsort((pred, truth))

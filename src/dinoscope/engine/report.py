@@ -19,9 +19,10 @@ from dinoscope import __version__
 from dinoscope.arrays.faults import FAULTS
 from dinoscope.arrays.output import replacing
 from dinoscope.arrays.tables import write_table
+from dinoscope.engine.charts import SERIES, charts
 from dinoscope.engine.evaluate.compare import Comparison, less_is_better
 from dinoscope.engine.evaluate.evaluation import Evaluation
-from dinoscope.engine.report_plots import SERIES, plots
+from dinoscope.engine.report_svg import svg
 from dinoscope.types import Table
 
 #: Figures at the top, by task; all others follow in a longer table.
@@ -159,7 +160,7 @@ def html(
     if comparison is not None:
         parts += ["<h2>Paired comparison</h2>", _comparison(comparison, list(evaluations))]
     parts.append("<h2>Plots</h2>")
-    parts.append(f'<div class="plots">{"".join(plots(evaluations))}</div>')
+    parts.append(f'<div class="plots">{"".join(map(svg, charts(evaluations)))}</div>')
     parts += [_cases(name, one, len(evaluations) > 1) for name, one in evaluations.items()]
     parts += [_worst(name, one, len(evaluations) > 1) for name, one in evaluations.items()]
     parts += ["<h2>All figures</h2>", _figures(evaluations)]
