@@ -26,6 +26,12 @@ heightmap  ``step_um`` [the image's], ``channels`` [all]        plane: ``index``
 train      ``sources``, ``val_sources`` [none], ``options``     progress with ``values``;
            (TrainOptions), ``base``, ``output``,                done: ``output``, ``summary``
            ``new_heads`` [False], ``allow_download`` [False]    (dict)
+evaluate   ``task``, ``options`` [EvaluateOptions()];            plane: ``which``, ``index``,
+           images ``truth``, ``prediction``, and optionally     ``faults``; done: ``number``,
+           ``other``, ``image``; or ``files`` (``truth``,       ``evaluations``, ``charts``,
+           ``prediction``, ``other``, ``images``, ``models``)   ``objects``, ``comparison``
+evaluate_  ``number`` of an evaluation, ``folder``              ``files``
+report
 models     ``files`` [none]: more model files                   ``models``, ``folder`` (of the
                                                                 user's own models)
 inspect    ``model``                                            ``card``
@@ -40,6 +46,10 @@ A source of ``train`` is a dict: ``task``; ``images`` and ``truths``, lists of e
 items are paths or ``{"image": name}`` for an image given with the job (a truth of a classification
 is the class name); optionally ``name``, ``axes``, ``groups``. Or ``task``, ``images_dir``,
 ``labels`` and optionally ``axes`` for folders that are paired by stem.
+
+``evaluate`` also takes ``scores`` and ``classes``: by ``prediction``, ``other`` (and ``truth``) a
+mapping from ids; ``notes`` and ``about`` for the report. ``evaluate_models`` is the same for
+``files`` with ``models``: ``prediction`` and ``other`` are then models that are run on ``images``.
 
 ``progress`` has the fields of :class:`~dinoscope.types.Progress`. ``error`` has ``error`` (a
 :class:`~dinoscope.errors.DinoscopeError`) and ``traceback`` (text, for a bug report).
@@ -178,6 +188,9 @@ KINDS: dict[str, JobKind] = {
     "separability": JobKind(_lazy("exploration", "separability")),
     "explore_export": JobKind(_lazy("exploration", "export")),
     "explore_forget": JobKind(_lazy("exploration", "forget"), quick=True),
+    "evaluate": JobKind(_lazy("evaluation", "evaluate"), heavy=False),
+    "evaluate_models": JobKind(_lazy("evaluation", "evaluate")),
+    "evaluate_report": JobKind(_lazy("evaluation", "report"), quick=True, heavy=False),
     "models": JobKind(_lazy("models", "models"), quick=True, heavy=False),
     "inspect": JobKind(_lazy("models", "inspect"), quick=True, heavy=False),
     "device": JobKind(_lazy("models", "device"), quick=True),
