@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -16,12 +18,10 @@ from dinoscope.types import ImageInput
 
 #: Zooms beyond these do not help any more.
 ZOOM_RANGE = (1 / 16, 8.0)
-#: Scales tried first when the diameter is unknown; the size map tells where to go from there.
-FIRST_ZOOMS = (1.0, 2.0, 0.5)
+#: Scales at which an image of unknown object size is looked at, octaves apart.
+LOOK_ZOOMS = (0.25, 0.5, 1.0, 2.0, 4.0)
 #: A size this close to the training size (in octaves) needs no further look.
 CLOSE_OCTAVES = 0.15
-#: Looks at most, each at the scale that the one before suggested.
-LOOKS = 4
 #: An estimate is used as if it were this much smaller: objects seen a little too large are still
 #: found, objects seen too small merge or vanish (measured on DSB2018 dev-val: AP@0.5 +0.04).
 CAUTION = 0.85
@@ -99,33 +99,46 @@ def _clipped(zoom: float) -> float:
 def estimate_diameter(prepared: Prepared, runner: Runner) -> float | None:
     """Typical object diameter in image pixels, or None where no object is seen.
 
-    The instance head's size map is read off in the middle of the middle plane, first at a few
-    scales until objects are seen, then at the scale that each look suggests, until the objects look
-    like training objects. The look that came closest counts.
+    The instance head's size map is read off in the middle of the middle plane at scales an octave
+    apart. What it says grows with the scale, but less than it should on images unlike those it was
+    trained on; so the scale at which it says "as in training" is found between them, rather than by
+    trusting one answer.
     """
     target = runner.model.card.diameter_px
     if not target:
         return None
     sampled = sample_indices(prepared.image, 3)
     index = sampled[len(sampled) // 2]
-    zoom, octaves = 1.0, None
-    for first in FIRST_ZOOMS:
-        octaves = _seen_size(prepared, runner, index, first)
-        zoom = first
-        if octaves is not None:
-            break
-    if octaves is None:
-        return None
-    best = (abs(octaves), zoom, octaves)
-    for _ in range(LOOKS - 1):
-        if abs(octaves) <= CLOSE_OCTAVES:
-            break
-        zoom = _clipped(zoom * 2**-octaves)
+    looks = {}
+    for zoom in LOOK_ZOOMS:
         octaves = _seen_size(prepared, runner, index, zoom)
-        if octaves is None:
-            break
-        best = min(best, (abs(octaves), zoom, octaves))
-    return float(target * 2 ** best[2] / best[1])
+        if octaves is not None:
+            looks[float(np.log2(zoom))] = octaves
+    if not looks:
+        return None
+    guess = _right_scale(looks)
+    octaves = _seen_size(prepared, runner, index, _clipped(2**guess))
+    if octaves is not None and abs(octaves) > CLOSE_OCTAVES:
+        guess = _right_scale({**looks, guess: octaves})
+    return float(target / _clipped(2**guess))
+
+
+def _right_scale(looks: Mapping[float, float]) -> float:
+    """Where between `looks` (log2 of the zoom to octaves seen) objects look like training objects.
+
+    The steepest of the crossings from too small to too large; without one, what the look that came
+    closest says.
+    """
+    places = sorted(looks)
+    crossings = [
+        ((looks[b] - looks[a]) / (b - a), a - looks[a] * (b - a) / (looks[b] - looks[a]))
+        for a, b in pairwise(places)
+        if looks[a] <= 0 < looks[b]
+    ]
+    if crossings:
+        return max(crossings)[1]
+    best = min(places, key=lambda place: abs(looks[place]))
+    return best - looks[best]
 
 
 def _seen_size(

@@ -1,0 +1,56 @@
+"""Finding the scale at which objects look as in training."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dinoscope.config import PredictOptions
+from dinoscope.engine import scale
+from dinoscope.engine.predict import open_runner, prepare
+from dinoscope.models.model import Model
+from dinoscope.tasks.base import task
+from dinoscope.types import ImageInput
+
+
+@given(true=st.floats(-1.9, 1.9), slope=st.floats(0.2, 1.0))
+def test_a_size_map_that_says_too_little_still_crosses_zero_at_the_right_scale(
+    true: float, slope: float
+) -> None:
+    looks = {float(place): slope * (place - true) for place in range(-2, 3)}
+    assert scale._right_scale(looks) == pytest.approx(true, abs=1e-9)
+
+
+def test_of_several_crossings_the_steepest_counts() -> None:
+    looks = {-2.0: -0.05, -1.0: 0.05, 0.0: -0.6, 1.0: 0.6}
+    assert scale._right_scale(looks) == pytest.approx(0.5)
+
+
+def test_without_a_crossing_the_closest_look_tells_where_to_go() -> None:
+    assert scale._right_scale({0.0: 1.0, 1.0: 1.5}) == pytest.approx(-1.0)
+    assert scale._right_scale({-1.0: -1.2, 0.0: -0.4}) == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("true", [9.0, 28.0, 90.0])
+def test_the_diameter_follows_from_looks_at_several_scales(
+    true: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Model.fresh("tiny-test", {"instance": task("instance").head_spec(())}, diameter_px=28.0)
+    options = PredictOptions(device="cpu")
+    runner, _ = open_runner(model, options)
+    image = ImageInput(np.zeros((64, 64), np.uint8), "YX")
+    monkeypatch.setattr(
+        scale, "_seen_size", lambda p, r, i, zoom: 0.4 * float(np.log2(true * zoom / 28.0))
+    )
+    found = scale.estimate_diameter(prepare(image, model, options), runner)
+    assert found == pytest.approx(true, rel=0.01)
+
+
+def test_nothing_seen_at_any_scale_gives_no_diameter(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model.fresh("tiny-test", {"instance": task("instance").head_spec(())}, diameter_px=28.0)
+    runner, _ = open_runner(model, PredictOptions(device="cpu"))
+    image = ImageInput(np.zeros((64, 64), np.uint8), "YX")
+    monkeypatch.setattr(scale, "_seen_size", lambda *_: None)
+    assert scale.estimate_diameter(prepare(image, model, PredictOptions()), runner) is None
