@@ -231,6 +231,98 @@ def parse_tune(text: str) -> tuple[str, int | None]:
 
 
 @dataclass(frozen=True)
+class SplitOptions:
+    """Which images are kept apart from training, and what must stay together."""
+
+    group_by: str = option(
+        "image",
+        "What must not stand on both sides of a split: image (a file, with all its planes), stack "
+        "(files that differ in a plane, time or channel number only), well (as B03 in the name), "
+        "or a regular expression whose groups name it.",
+    )
+    test_fraction: float = option(
+        0.0,
+        "Share of the images that is read only for the final report.",
+        low=0.0,
+        high=0.9,
+    )
+    folds: int = option(
+        0,
+        "Cross-validate in this many folds, then train on everything; 0 = do not.",
+        low=0,
+        high=20,
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.folds == 1:
+            raise InputError("folds is 1", expected="0, or 2 and more")
+
+
+@dataclass(frozen=True)
+class UnlabelledOptions:
+    """What is learned from images without labels."""
+
+    method: str = option(
+        "none",
+        "How images without labels are used: consistency (an averaged teacher's confident maps), "
+        "distill (tokens of masked crops).",
+        choices=("none", "consistency", "distill"),
+    )
+    weight: float = option(1.0, "Weight of what is learned without labels.", low=0.0, high=100)
+    threshold: float = option(
+        0.9, "Confidence from which the teacher's answer counts.", low=0.5, high=0.999
+    )
+    ramp_up: float = option(
+        0.3, "Share of the training over which that weight rises from 0.", low=0.0, high=1.0
+    )
+    teacher_decay: float = option(
+        0.99, "How much of the teacher is kept in a step.", low=0.0, high=0.9999
+    )
+    batch_size: int = option(4, "Crops without labels in a step.", low=1, high=1024)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """Which settings are tried, and for how long each."""
+
+    learning_rates: tuple[float, ...] = option((3e-4, 1e-3, 3e-3), "Learning rates to try.")
+    ranks: tuple[int, ...] = option((4, 16), "Ranks of the LoRA matrices to try.")
+    tunes: tuple[str, ...] = option(
+        ("lora-last:2", "lora-last:4", "lora-all"), "What to tune, in the words of --tune."
+    )
+    trials: int | None = option(
+        None, "Try only so many of the combinations, drawn at random.", low=1, high=10_000
+    )
+    minutes_each: float = option(
+        2.0, "Minutes of a first trial.", low=0.01, high=100_000, unit="min"
+    )
+    epochs_each: int | None = option(
+        None, "Passes over the images in a first trial, instead of minutes.", low=1, high=100_000
+    )
+    halving: bool = option(
+        True,
+        "Train the best third again, three times as long, until one is left.",
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+        for rate in self.learning_rates:
+            if not 1e-7 <= rate <= 1:
+                raise InputError(f"learning rate {rate!r} is to be tried", expected="1e-07 to 1")
+        for rank in self.ranks:
+            if not 1 <= rank <= 256:
+                raise InputError(f"LoRA rank {rank!r} is to be tried", expected="1 to 256")
+        for tune in self.tunes:
+            parse_tune(tune)
+        if not (self.learning_rates and self.ranks and self.tunes):
+            raise InputError("there is nothing to try", expected="one value of each at least")
+
+
+@dataclass(frozen=True)
 class ExploreOptions:
     """Which tokens an image is looked at through."""
 

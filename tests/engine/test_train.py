@@ -12,9 +12,9 @@ import pytest
 
 from dinoscope.arrays.files import write_image
 from dinoscope.config import PredictOptions, TrainOptions
-from dinoscope.engine.dataset import ImageSet, TaskSource, TrainingImage, sources_from_folders
+from dinoscope.engine.dataset import TaskSource, sources_from_folders
 from dinoscope.engine.predict import run_prediction
-from dinoscope.engine.train import TrainSummary, split, train
+from dinoscope.engine.train import TrainSummary, train
 from dinoscope.engine.validate import Validator
 from dinoscope.errors import InputError, TrainingError
 from dinoscope.models.checkpoint import load_model, save_model
@@ -153,21 +153,6 @@ def test_a_training_that_makes_it_worse_keeps_the_base(
     assert summary.scores == {"score": 0.9}
     old, new = load_model(base).state_dict(), load_model(output).state_dict()
     assert all(np.array_equal(old[n].numpy(), new[n].numpy()) for n in old)
-
-
-def test_groups_are_never_split() -> None:
-    images = [
-        TrainingImage(f"{g}{i}", g, np.zeros((3, 4, 4), np.float16), {})
-        for g in "abcde"
-        for i in range(3)
-    ]
-    kept, held, note = split([ImageSet("s", images)], 0.3, seed=1)
-    assert {i.group for i in held}.isdisjoint({i.group for i in kept[0].images})
-    assert len(held) == 6
-    assert note == ""
-    _, none, note = split([ImageSet("s", images[:3])], 0.3, seed=1)
-    assert none == []
-    assert "held out" in note
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +68,28 @@ class FitState:
 Validate = Callable[[Model], Mapping[str, float]]
 
 
+class ExtraLoss(Protocol):
+    """What is learned beside the labels of a batch, such as from images without labels."""
+
+    name: str
+
+    def __call__(self, model: Model, step: int, share_done: float) -> Tensor | None:
+        """What is added to the loss of this step; None for nothing. `share_done` is in [0, 1]."""
+        ...
+
+    def after_step(self, parameters: Mapping[str, Tensor]) -> None:
+        """Told the trained parameters after each step."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain values for the checkpoint."""
+        ...
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take what `state` gave."""
+        ...
+
+
 class WeightAverage:
     """Exponential moving average of trainable tensors; what is validated and kept."""
 
@@ -96,11 +118,12 @@ def fit(
     resume: bool = False,
     validate: Validate | None = None,
     start_score: float | None = None,
+    extras: Sequence[ExtraLoss] = (),
 ) -> Generator[Progress, None, FitState]:
     """Train `model` in place; at the end it holds the best averaged weights.
 
     `start_score` is the validation score of the weights as they are: they come back at the end
-    where no later ones reach it.
+    where no later ones reach it. `extras` add losses of their own to every step.
 
     Yields
     ------
@@ -132,7 +155,7 @@ def fit(
     weigh = balance(options.balance, options.balance_weights)
     state = FitState(best_score=-math.inf if start_score is None else start_score)
     if resume and checkpoint is not None and checkpoint.exists():
-        _restore(checkpoint, model, optimizer, average, best, weigh, state)
+        _restore(checkpoint, model, optimizer, average, best, weigh, state, extras)
     stream = batch_stream(batches, state.step, options.workers)
     begun = time.monotonic() - state.seconds
     saved = validated = time.monotonic()
@@ -155,6 +178,9 @@ def fit(
         total = weigh(
             losses, {n: len(rows) / len(batch.names) for n, (rows, _) in batch.truths.items()}
         )
+        added = {e.name: loss for e in extras if (loss := e(model, state.step, share)) is not None}
+        for loss in added.values():
+            total = total + loss
         if not bool(torch.isfinite(total)):
             _use(model, best)
             raise TrainingError(
@@ -167,12 +193,15 @@ def fit(
         nn.utils.clip_grad_norm_(parameters.values(), options.gradient_clip)
         optimizer.step()
         average.update(parameters, state.step)
+        for extra in extras:
+            extra.after_step(parameters)
         state.step += 1
         now = time.monotonic()
         state.seconds = now - begun
         images += len(batch.names)
         values = {f"loss_{n}": float(v.detach()) for n, v in losses.items()}
         values |= {"loss": sum(values.values()), "lr": options.learning_rate * rate}
+        values |= {f"loss_{n}": float(v.detach()) for n, v in added.items()}
         values["images_per_s"] = images / max(1e-6, now - started - validation_s)
         values["loader_idle"] = waited / max(1e-6, now - started - validation_s)
         share = _share_done(options, state.step, state.seconds)
@@ -187,13 +216,13 @@ def fit(
                 state.best_score, state.best_step = float(scores.get("score", 0.0)), state.step
                 best = {n: t.clone() for n, t in average.tensors.items()}
         if checkpoint is not None and (time.monotonic() - saved > CHECKPOINT_S):
-            save_checkpoint(checkpoint, optimizer, parameters, average, best, weigh, state)
+            save_checkpoint(checkpoint, optimizer, parameters, average, best, weigh, state, extras)
             saved = time.monotonic()
         if state.step % options.log_every == 0 or any(n.startswith("val_") for n in values):
             left = None if share <= 0 else state.seconds * (1 - share) / share
             yield Progress("train", int(share * 1000), 1000, left, f"step {state.step}", values)
     if checkpoint is not None:
-        save_checkpoint(checkpoint, optimizer, parameters, average, best, weigh, state)
+        save_checkpoint(checkpoint, optimizer, parameters, average, best, weigh, state, extras)
     _use(model, best if validate is not None and state.history else average.tensors)
     model.eval()
     return state
@@ -278,6 +307,7 @@ def save_checkpoint(
     best: Mapping[str, Tensor],
     weigh: Any,
     state: FitState,
+    extras: Sequence[ExtraLoss] = (),
 ) -> None:
     """Write everything a resumed run needs, under a temporary name that is then renamed.
 
@@ -293,6 +323,7 @@ def save_checkpoint(
         "optimizer": optimizer.state_dict(),
         "balance": weigh.state(),
         "state": dict(vars(state)),
+        "extras": {e.name: e.state() for e in extras},
     }
     temporary = path.with_name(path.name + ".part")
     try:
@@ -315,6 +346,7 @@ def _restore(
     best: dict[str, Tensor],
     weigh: Any,
     state: FitState,
+    extras: Sequence[ExtraLoss] = (),
 ) -> None:
     content = torch.load(path, map_location="cpu", weights_only=True)
     if set(content["parameters"]) != set(average.tensors):
@@ -329,6 +361,10 @@ def _restore(
     optimizer.load_state_dict(content["optimizer"])
     weigh.load(content["balance"]) if content["balance"] else None
     vars(state).update(content["state"])
+    kept = content.get("extras", {})
+    for extra in extras:
+        if extra.name in kept:
+            extra.load(kept[extra.name])
 
 
 def drain(events: Iterable[Progress]) -> None:

@@ -46,7 +46,7 @@ def load_sources(
             zip(source.images, source.truths, strict=True)
         ):
             image = as_image(reference, source.axes)
-            key = _key(reference, position)
+            key = image_key(reference, position)
             group = source.groups[position] if source.groups else key
             if not any(name.rsplit("@", 1)[0] == key for name in images):
                 for index, pixels in normalized_planes(image, normalization):
@@ -61,11 +61,12 @@ def as_image(reference: Path | ImageInput | str, axes: str | None = None) -> Ima
     return reference if isinstance(reference, ImageInput) else read_image(reference, axes)
 
 
-def _key(reference: Path | ImageInput, position: int) -> str:
+def image_key(reference: Path | ImageInput, position: int) -> str:
+    """What tells one image of a source from another: its path, or name and number of a layer."""
     return f"{reference.name}#{position}" if isinstance(reference, ImageInput) else str(reference)
 
 
-def _open_truth(truth: Path | ImageInput | str, image: ImageInput) -> ImageInput:
+def open_label(truth: Path | ImageInput | str, image: ImageInput) -> ImageInput:
     """A label image; a file that does not name its axes, or takes planes for colours, has those
     of the image, without channels."""
     if isinstance(truth, ImageInput):
@@ -93,7 +94,7 @@ def _add_truth(
         for name in names:
             images[name] = _with(images[name], task, number)
         return
-    label = _open_truth(truth, image)
+    label = open_label(truth, image)
     if label.plane_shape != image.plane_shape or (label.size("Y"), label.size("X")) != (
         image.size("Y"),
         image.size("X"),

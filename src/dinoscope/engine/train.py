@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 
 from dinoscope.arrays.normalize import Normalization
-from dinoscope.config import TrainOptions, parse_tune
+from dinoscope.config import SplitOptions, TrainOptions, parse_tune
 from dinoscope.engine.augment import Augmentation
 from dinoscope.engine.batches import BatchSource, CropPlan
-from dinoscope.engine.dataset import ImageSet, TaskSource, TrainingImage, channel_ranges
+from dinoscope.engine.dataset import TaskSource, TrainingImage, channel_ranges
+from dinoscope.engine.extras import extra_losses
 from dinoscope.engine.fit import FitOptions, fit
+from dinoscope.engine.heldout import score_model
 from dinoscope.engine.loading import as_image, load_sources
+from dinoscope.engine.splits import grouped, hold_out
+from dinoscope.engine.unlabelled import Unlabelled
 from dinoscope.engine.validate import MAIN_SCORE, Validator
 from dinoscope.errors import InputError
 from dinoscope.models.adapter import AdapterConfig, add_lora
@@ -67,6 +71,9 @@ def train(
     val_sources: Sequence[TaskSource] = (),
     new_heads: bool = False,
     allow_download: bool = False,
+    splits: SplitOptions | None = None,
+    test_sources: Sequence[TaskSource] = (),
+    unlabelled: Unlabelled | None = None,
 ) -> Generator[Progress, None, TrainSummary]:
     """Train on `sources`, starting from `base`, and write ``output`` (a ``.dinoscope`` file).
 
@@ -86,6 +93,13 @@ def train(
         out.
     new_heads : bool
         Begin with new heads even where the base has them.
+    splits : SplitOptions, optional
+        What must stay together, the share for a final test, cross-validation.
+    test_sources : Sequence[TaskSource]
+        Images that are read only when everything is trained and chosen; their scores are
+        ``test_<metric>``.
+    unlabelled : Unlabelled, optional
+        Images without labels, and how they are used.
 
     Yields
     ------
@@ -107,22 +121,40 @@ def train(
     if not sources:
         raise InputError("there is nothing to train on", expected="at least one image with a truth")
     output = Path(output)
+    if splits and splits.folds:
+        from dinoscope.engine.crossval import cross_validate  # which runs this function
+
+        return (
+            yield from cross_validate(
+                sources,
+                options,
+                splits,
+                output=output,
+                test_sources=test_sources,
+                base=base,
+                new_heads=new_heads,
+                allow_download=allow_download,
+                unlabelled=unlabelled,
+            )
+        )
     begun = time.perf_counter()
+    notes: list[str] = []
+    tasks = tuple(dict.fromkeys(s.task for s in sources))
+    class_names = _class_names([*sources, *val_sources, *test_sources])
+    sources, val_sources, test_sources, told = _parts(
+        sources, val_sources, test_sources, options, splits or SplitOptions()
+    )
+    notes += told
     yield Progress("prepare", 0, 3, message="loading the model")
     device = pick_device(options.device)
     set_threads(options.threads)
     torch.manual_seed(options.seed)
     model = load_model(base, device=device, allow_download=allow_download)
     yield Progress("prepare", 1, 3, message="reading the images")
-    tasks = tuple(dict.fromkeys(s.task for s in sources))
     normalization = _normalization(model, sources, tasks)
-    classes = {"classification": _class_names([*sources, *val_sources])}
+    classes = {"classification": class_names}
     sets = load_sources(sources, normalization, classes)
     held = [i for s in load_sources(val_sources, normalization, classes) for i in s.images]
-    notes: list[str] = []
-    if not held:
-        sets, held, note = split(sets, options.val_fraction, options.seed)
-        notes += [note] if note else []
     images = [i for s in sets for i in s.images]
     heads = {t: _head_spec(model, t, [*images, *held], classes, new_heads) for t in tasks}
     plan = _plan(model, options, images, tasks)
@@ -156,6 +188,10 @@ def train(
         average=0.995,
         validate_every_s=max(2.0, min(60.0, (options.minutes or 5) * 60 / 12)),
     )
+    extras, note = extra_losses(
+        unlabelled, model, plan, tasks, settings, options.seed, [*val_sources, *test_sources]
+    )
+    notes += [note] if note else []
     checkpoint = output.with_suffix(".ckpt")
     state = yield from fit(
         model,
@@ -165,16 +201,22 @@ def train(
         resume=options.resume,
         validate=validator,
         start_score=before.get("score"),
+        extras=extras,
     )
     if before and state.best_step == 0:
         notes.append(
             "Training did not improve on the validation images: the base weights are kept."
         )
     scores = _best_scores(state.history, state.best_step, before)
+    if test_sources:
+        yield Progress("test", 0, 1, message="reading the test images")
+        tested = score_model(model, test_sources, plan=plan, device=device, dtype=dtype)
+        scores |= {f"test_{n}": v for n, v in tested.items() if n != "score"}
     model.card = model.card.replace(
         name=output.stem,
         scores={n: round(v, 4) for n, v in scores.items()},
-        training=_training_record(options, base, len(images), len(held), state.step),
+        training=_training_record(options, base, len(images), len(held), state.step)
+        | ({"unlabelled": extras[0].name} if extras else {}),
         notes=tuple(notes),
     )
     digest = save_model(model, output, include_backbone=options.include_backbone)
@@ -195,38 +237,26 @@ def train(
     )
 
 
-def split(
-    sets: Sequence[ImageSet], fraction: float, seed: int
-) -> tuple[list[ImageSet], list[TrainingImage], str]:
-    """Hold out whole groups (images, stacks, wells), about `fraction` of each set's images.
-
-    Returns
-    -------
-    tuple
-        Sets without the held-out images, those images, and a note where nothing could be held out.
-    """
-    rng = np.random.default_rng(seed)
-    kept, held = [], []
-    for image_set in sets:
-        groups = sorted({i.group for i in image_set.images})
-        count = round(fraction * len(groups)) if len(groups) > 1 else 0
-        if fraction > 0 and len(groups) > 1:
-            count = max(1, min(count, len(groups) - 1))
-        chosen = set(rng.permutation(groups)[:count].tolist())
-        held += [i for i in image_set.images if i.group in chosen]
-        kept.append(
-            ImageSet(
-                image_set.name,
-                [i for i in image_set.images if i.group not in chosen],
-                image_set.weight,
-            )
-        )
-    note = (
-        ""
-        if held
-        else "No image was held out, so nothing tells how good the model is on new images."
-    )
-    return kept, held, note
+def _parts(
+    sources: Sequence[TaskSource],
+    val_sources: Sequence[TaskSource],
+    test_sources: Sequence[TaskSource],
+    options: TrainOptions,
+    splits: SplitOptions,
+) -> tuple[list[TaskSource], list[TaskSource], list[TaskSource], list[str]]:
+    """What trains, what chooses, what judges, and notes; only those not given are split off."""
+    training, notes = grouped(sources, splits.group_by), []
+    test = list(test_sources)
+    if not test and splits.test_fraction > 0:
+        part = hold_out(training, splits.test_fraction, options.seed + 1)
+        training, test = part.training, part.held
+        notes += [f"Test images: {part.note}"] if part.note else []
+    validation = list(val_sources)
+    if not validation:
+        part = hold_out(training, options.val_fraction, options.seed)
+        training, validation = part.training, part.held
+        notes += [part.note] if part.note else []
+    return training, validation, test, notes
 
 
 def _class_names(sources: Sequence[TaskSource]) -> tuple[str, ...]:
