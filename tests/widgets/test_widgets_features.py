@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 from napari.components import ViewerModel
 from tests.widgets.fake_explorer import PATCH, FakeExplorer
 
+from dinoscope.config import ExploreOptions
 from dinoscope.errors import InputError, WorkerError
-from dinoscope.widgets import _client
+from dinoscope.widgets import _client, _overlay
 from dinoscope.widgets.features import FeaturesPanel
 
 H, W = 5, 7  # patches
@@ -77,9 +79,13 @@ def select(panel: FeaturesPanel, *points: int) -> None:
     panel.linked.dock.plot.lassoed.emit(mask, "new")
 
 
-def lit(panel: FeaturesPanel) -> np.ndarray:
-    """The states that the overlay shows."""
-    return np.asarray(panel.linked.overlays[0].layer.data)
+def lit(panel: FeaturesPanel, number: int = 0) -> np.ndarray:
+    """The states that the overlay shows, of patches."""
+    shown = np.asarray(panel.linked.overlays[number].layer.data)
+    assert shown.shape[-2:] == (HEIGHT, WIDTH)
+    patches = shown[..., PATCH // 2 :: PATCH, PATCH // 2 :: PATCH]
+    np.testing.assert_array_equal(np.kron(patches, np.ones((PATCH, PATCH), int)), shown)
+    return patches
 
 
 def patch_at(layer: Any, row: int, column: int) -> Any:
@@ -164,7 +170,7 @@ def test_several_images_share_a_run(viewer: Any, open_panel: Any, fake: Any, qtb
     run(panel, qtbot, "plot")
     assert panel.linked.points.count == 2 * H * W
     select(panel, 0, H * W)
-    assert [int(np.asarray(o.layer.data).sum()) for o in panel.linked.overlays] == [1, 1]
+    assert [int(lit(panel, number).sum()) for number in range(2)] == [1, 1]
 
 
 def test_labels_of_another_shape_are_refused_by_name(panel: Any, viewer: Any, qtbot: Any) -> None:
@@ -216,12 +222,44 @@ def test_points_chosen_in_the_plot_light_up_in_the_image(
     assert states.shape == (H, W)
     assert np.argwhere(states == 1).tolist() == [[0, 0], [1, 2]]
     overlay = panel.linked.overlays[0].layer
-    world = overlay.data_to_world((1, 2))
-    np.testing.assert_allclose(world, patch_at(layer, 1, 2), atol=1e-9)
+    np.testing.assert_array_equal(overlay.data_to_world((30, 40)), layer.data_to_world((30, 40)))
     assert "2 of 35 patches selected" in dock.count.text()
     assert viewer.layers.selection.active is layer
     dock.undo.click()
     assert lit(panel).max() == 0
+
+
+def test_patches_of_a_large_plane_are_shown_one_pixel_each(
+    panel: Any, viewer: Any, qtbot: Any, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(_overlay, "MOST_PIXELS", 10)
+    run(panel, qtbot, "plot")
+    select(panel, W + 2)
+    overlay = panel.linked.overlays[0].layer
+    assert np.argwhere(overlay.data == 1).tolist() == [[1, 2]]
+    world = overlay.data_to_world((1, 2))
+    np.testing.assert_allclose(world, patch_at(viewer.layers["cells"], 1, 2), atol=1e-9)
+
+
+def test_a_region_is_lit_up_where_it_lies(panel: Any, viewer: Any, qtbot: Any) -> None:
+    layer = viewer.layers["cells"]
+    region = (14, 20, 14 + 30, 20 + 40)  # the last patches are cut
+    panel.request = lambda: dataclasses.replace(
+        FeaturesPanel.request(panel), options=ExploreOptions(region=region)
+    )
+    run(panel, qtbot, "plot")
+    select(panel, 0, panel.linked.points.count - 1)
+    overlay = panel.linked.overlays[0].layer
+    shown = np.asarray(overlay.data)
+    assert shown.shape == (30, 40)
+    assert (int(shown[:14, :14].sum()), int(shown[28:, 28:].sum())) == (196, 2 * 12)
+    np.testing.assert_allclose(
+        overlay.data_to_world((0, 0)), layer.data_to_world((14, 20)), atol=1e-9
+    )
+    panel.linked.dock.labels.click()
+    made = np.asarray(viewer.layers["cells · selection"].data)
+    assert made[14:28, 20:34].all()
+    assert made.sum() == 196 + 24
 
 
 def test_the_patch_under_the_pointer_is_marked_both_ways(
@@ -323,7 +361,8 @@ def test_a_picked_point_brings_its_plane_into_view(
     panel.plot.what.key = "images"
     assert "4 planes" in run(panel, qtbot, "plot")
     select(panel, 3)
-    assert lit(panel).reshape(-1).tolist() == [0, 0, 0, 1]
+    assert lit(panel).max(axis=(1, 2)).tolist() == [0, 0, 0, 1]
+    assert lit(panel)[3].all()
 
 
 def test_a_selection_becomes_labels_of_the_user(panel: Any, viewer: Any, qtbot: Any) -> None:

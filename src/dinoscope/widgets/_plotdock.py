@@ -36,7 +36,7 @@ EXPORTS = {
     "parquet": "Points as Parquet",
     "h5ad": "Points as AnnData (h5ad)",
 }
-_SIDE = 226
+_SIDE = 236
 
 
 class PlotDock(QWidget):
