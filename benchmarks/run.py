@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import accuracy, embedded, evaluate, interaction, memory
+from benchmarks import accuracy, brushing, embedded, evaluate, interaction, memory
 from benchmarks.rows import Row, show, write_rows
 from benchmarks.settings import Settings
 
@@ -37,7 +37,10 @@ SUITES: dict[str, dict[str, Part]] = {
     "main": MAIN,
     "embedded": embedded.PARTS,
     "annotate": {},
-    "explore": {"evaluate": with_data(evaluate.evaluate_rows)},
+    "explore": {
+        "evaluate": with_data(evaluate.evaluate_rows),
+        "brushing": with_data(brushing.brushing_rows),
+    },
     "speed": {},
 }
 

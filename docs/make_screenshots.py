@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import napari
+import numpy as np
 from napari.utils.notifications import notification_manager
 from qtpy.QtWidgets import QApplication
 
@@ -162,6 +163,82 @@ def shot_finetune() -> None:
         until(lambda: not panel.runbar.busy, "the comparison")
         panel.scroll.verticalScrollBar().setValue(10_000)
         save(viewer, "compare")
+    viewer.close()
+
+
+def open_features(sample: str) -> tuple[napari.Viewer, Any]:
+    """A window with a sample and the Features panel, the worker warm."""
+    viewer = napari.Viewer(show=True)
+    viewer.window.resize(*SIZE)
+    viewer.open_sample(PLUGIN, sample)
+    _, panel = viewer.window.add_plugin_dock_widget(PLUGIN, "Features")
+    until(lambda: panel.controller.models, "the list of models")
+    viewer.fit_to_view()
+    return viewer, panel
+
+
+def look(panel: Any, mode: str) -> None:
+    """Press the button of a mode and wait for the end."""
+    panel.modes.mode = mode
+    panel.runbar.run.click()
+    until(lambda: not panel.busy, mode)
+    if panel.runbar.status.property("tone") == "error":
+        raise RuntimeError(panel.runbar.status.text())
+
+
+def lasso(panel: Any, low: tuple[float, float], high: tuple[float, float]) -> None:
+    """Draw an ellipse in the plot between two corners, given in quantiles of the points."""
+    plot = panel.linked.dock.plot
+    place = plot.screen()[:, :2]
+    corners = [[np.quantile(place[:, axis], q[axis]) for axis in range(2)] for q in (low, high)]
+    middle, reach = np.mean(corners, axis=0), np.abs(np.diff(corners, axis=0)[0]) / 2
+    around = np.linspace(0, 2 * np.pi, 60)
+    path = middle + reach * np.column_stack([np.cos(around), np.sin(around)])
+    plot.lassoed.emit(plot.points_in(path), "new")
+
+
+def shot_features() -> None:
+    """Stained tissue: colours, a linked plot of patches, a search for what looks alike."""
+    viewer, panel = open_features("ihc")
+    look(panel, "colours")
+    save(viewer, "features_colours")
+    viewer.layers["ihc · PCA"].visible = False
+    look(panel, "plot")
+    panel.linked.colour("cluster:kmeans")
+    until(lambda: not panel.busy, "the clusters")
+    lasso(panel, (0.0, 0.2), (0.3, 1.0))
+    wait()
+    viewer.fit_to_view()
+    save(viewer, "features_plot")
+    panel.linked.close()
+    look(panel, "similar")
+    tissue = viewer.layers["ihc"]
+    for place, positive in (((355, 285), True), ((300, 190), False)):
+        panel.similarity.add_click(tissue.data_to_world(place), positive=positive)
+        until(lambda: not panel.similarity._asker.busy, "the scores")
+    wait()
+    viewer.fit_to_view()
+    save(viewer, "features_alike")
+    viewer.close()
+
+
+def shot_features_objects() -> None:
+    """One cell and its neighbours as objects, in three axes, in the light theme."""
+    viewer, predict = open_viewer("ihc")
+    predict.tasks.wanted = ["instance"]
+    run(predict)
+    viewer.theme = "light"
+    _, panel = viewer.window.add_plugin_dock_widget(PLUGIN, "Features")
+    wait()
+    panel.plot.what.key = "objects"
+    panel.plot.objects.layer = viewer.layers["ihc · instances"]
+    panel.plot.dimensions.key = "3"
+    look(panel, "plot")
+    panel.linked.colour("feature:area_px")
+    lasso(panel, (0.6, 0.0), (1.0, 0.6))
+    viewer.layers["ihc · instances"].opacity = 0.3
+    viewer.fit_to_view()
+    save(viewer, "features_objects")
     viewer.close()
 
 

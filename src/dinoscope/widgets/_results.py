@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dinoscope.types import Table
-from dinoscope.widgets._classes import class_colormap, class_features
+from dinoscope.widgets._classes import FOUND_COLOUR, class_colormap, class_features
 from dinoscope.widgets._layers import Placement, Source
 from dinoscope.widgets._store import ResultStore
 
@@ -49,7 +49,7 @@ KINDS = {
     "similarity": Kind("similarity", "image", 4, {"colormap": "inferno", "opacity": 0.65}),
     "semantic": Kind("classes", "labels", 5, {"opacity": 0.5}),
     "instance": Kind("instances", "labels", 6),
-    "similar": Kind("similar", "labels", 7, {"opacity": 0.5}),
+    "similar": Kind("similar", "labels", 7, {"opacity": 0.6}),
 }
 
 
@@ -415,6 +415,8 @@ class ResultSet:
         if task in ("pca", "depth") and self._labelled:
             common["visible"] = False
         if kind.layer == "labels":
+            if task == "similar":
+                common["colormap"] = class_colormap(colours=[FOUND_COLOUR])
             layer = Labels(store.array, **common)
             if task == "semantic":
                 layer.colormap = class_colormap(self.class_names)

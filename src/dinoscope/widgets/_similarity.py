@@ -167,7 +167,12 @@ class SimilarityTool(QObject):
                 continue
             self._threshold_all()
             data = np.array(layer.data[...])
-            own = Labels(data, name=f"{results.source.layer.name} · alike", **spatial_kwargs(layer))
+            own = Labels(
+                data,
+                name=f"{results.source.layer.name} · alike",
+                colormap=layer.colormap,
+                **spatial_kwargs(layer),
+            )
             own.metadata[METADATA] = {
                 "task": "similarity",
                 "source": results.source.layer.name,
