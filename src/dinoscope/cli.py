@@ -8,7 +8,16 @@ import sys
 from collections.abc import Sequence
 
 from dinoscope import __version__
-from dinoscope.commands import demo, evaluate, explore, heightmap, models, predict, train
+from dinoscope.commands import (
+    demo,
+    evaluate,
+    explore,
+    export,
+    heightmap,
+    models,
+    predict,
+    train,
+)
 from dinoscope.commands.arguments import LineParser
 from dinoscope.commands.report import Report
 from dinoscope.errors import UsageError
@@ -33,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(
         dest="command", required=True, metavar="COMMAND", parser_class=LineParser
     )
-    for command in (demo, models, predict, train, evaluate, explore, heightmap):
+    for command in (demo, models, predict, train, evaluate, explore, heightmap, export):
         command.add_parser(subparsers)
     return parser
 

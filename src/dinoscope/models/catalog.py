@@ -12,7 +12,9 @@ from dinoscope.models.card import ModelCard
 from dinoscope.models.container import SUFFIX
 from dinoscope.models.registry import BACKBONES, BackboneSpec, get_spec
 
-_FILE_SUFFIXES = (SUFFIX, ".pth", ".pt", ".safetensors")
+#: Suffix of files that 'dinoscope export' writes for other programs.
+EXPORTED = ".onnx"
+_FILE_SUFFIXES = (SUFFIX, ".pth", ".pt", ".safetensors", EXPORTED)
 
 
 def inspect(name_or_path: str | Path) -> ModelCard:
@@ -26,9 +28,31 @@ def inspect(name_or_path: str | Path) -> ModelCard:
         It is no model file.
     """
     found = locate(name_or_path)
+    if isinstance(found, Path) and found.suffix.lower() == EXPORTED:
+        from dinoscope.models.export import read_metadata
+
+        return read_metadata(found)
     if isinstance(found, Path):
         return container.read_card(found)
     return backbone_card(found)
+
+
+def exported_file(path: Path) -> ModelFileError:
+    """What to tell somebody who wants to predict with an exported ONNX file.
+
+    Raises
+    ------
+    ModelFileError
+        It is a file of another program.
+    """
+    from dinoscope.models.export import read_metadata
+
+    card = read_metadata(path)
+    return ModelFileError(
+        f"{path.name!r} is model {card.name!r} as exported for other programs",
+        expected=f"the model itself, a {SUFFIX} file",
+        hint="Exported files run with ONNX Runtime; see examples/09_onnx_inference.py.",
+    )
 
 
 def backbone_card(spec: BackboneSpec, state_hash: str = "") -> ModelCard:

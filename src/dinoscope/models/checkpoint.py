@@ -13,7 +13,9 @@ from dinoscope.errors import DinoscopeError, MissingWeightsError, ModelFileError
 from dinoscope.models import adapter, container, hub
 from dinoscope.models.adapter import AdapterConfig
 from dinoscope.models.catalog import (
+    EXPORTED,
     backbone_card,
+    exported_file,
     inspect,
     list_models,
     locate,
@@ -119,6 +121,8 @@ def load_model(
     """
     target = pick_device(device)
     found = locate(name_or_path)
+    if isinstance(found, Path) and found.suffix.lower() == EXPORTED:
+        raise exported_file(found)
     given = Path(backbone_file).expanduser() if backbone_file else None
     with torch.random.fork_rng(devices=[]):  # building draws random weights that are then replaced
         if isinstance(found, BackboneSpec):
