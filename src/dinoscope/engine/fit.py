@@ -32,7 +32,8 @@ class FitOptions:
     """How a fit runs; `seconds` or `steps` ends it, whichever comes first.
 
     `frozen_backbone` skips the backbone's gradients altogether (heads only). `rates` scales the
-    learning rate of parameters by prefix of their name.
+    learning rate of parameters by prefix of their name. `patience` is the number of validations
+    without a better score after which the fit ends; 0 = never early.
     """
 
     seconds: float | None
@@ -50,6 +51,8 @@ class FitOptions:
     average: float = 0.998
     gradient_clip: float = 1.0
     warmup: float = 0.05
+    schedule: str = "cosine"
+    patience: int = 0
     log_every: int = 1
     validate_every_s: float = 60.0
 
@@ -62,6 +65,7 @@ class FitState:
     seconds: float = 0.0
     best_score: float = -math.inf
     best_step: int = 0
+    stale: int = 0
     history: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -152,7 +156,7 @@ def fit(
     optimizer = torch.optim.AdamW(_groups(parameters, options), lr=options.learning_rate)
     average = WeightAverage(parameters, options.average)
     best = {n: t.clone() for n, t in average.tensors.items()}
-    weigh = balance(options.balance, options.balance_weights)
+    weigh = balance(options.balance, options.balance_weights, parameters=parameters)
     state = FitState(best_score=-math.inf if start_score is None else start_score)
     if resume and checkpoint is not None and checkpoint.exists():
         _restore(checkpoint, model, optimizer, average, best, weigh, state, extras)
@@ -171,7 +175,7 @@ def fit(
         share = _share_done(options, state.step, time.monotonic() - begun)
         if share >= 1.0:
             break
-        rate = _schedule(share, options.warmup)
+        rate = _schedule(share, options.warmup, options.schedule)
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * group["scale"] * rate
         losses = _losses(model, batch, options, device)
@@ -183,14 +187,14 @@ def fit(
             total = total + loss
         if not bool(torch.isfinite(total)):
             _use(model, best)
-            raise TrainingError(
-                f"the loss became {float(total.detach())} at step {state.step}, in a batch of "
-                f"{', '.join(dict.fromkeys(batch.names))}",
-                hint="The last good state was kept. Check these images, or train more slowly.",
-            )
+            raise _not_finite("loss", float(total.detach()), state.step, batch)
         optimizer.zero_grad(set_to_none=True)
         total.backward()
-        nn.utils.clip_grad_norm_(parameters.values(), options.gradient_clip)
+        norm = nn.utils.clip_grad_norm_(parameters.values(), options.gradient_clip)
+        if not bool(torch.isfinite(norm)):
+            _use(model, best)
+            raise _not_finite("gradient", float(norm), state.step, batch)
+        weigh.after_backward()
         optimizer.step()
         average.update(parameters, state.step)
         for extra in extras:
@@ -215,17 +219,31 @@ def fit(
             if scores.get("score", 0.0) >= state.best_score:
                 state.best_score, state.best_step = float(scores.get("score", 0.0)), state.step
                 best = {n: t.clone() for n, t in average.tensors.items()}
+                state.stale = 0
+            else:
+                state.stale += 1
+        stop = bool(options.patience) and state.stale >= options.patience
         if checkpoint is not None and (time.monotonic() - saved > CHECKPOINT_S):
             save_checkpoint(checkpoint, optimizer, parameters, average, best, weigh, state, extras)
             saved = time.monotonic()
         if state.step % options.log_every == 0 or any(n.startswith("val_") for n in values):
             left = None if share <= 0 else state.seconds * (1 - share) / share
             yield Progress("train", int(share * 1000), 1000, left, f"step {state.step}", values)
+        if stop:
+            break
     if checkpoint is not None:
         save_checkpoint(checkpoint, optimizer, parameters, average, best, weigh, state, extras)
     _use(model, best if validate is not None and state.history else average.tensors)
     model.eval()
     return state
+
+
+def _not_finite(what: str, value: float, step: int, batch: Batch) -> TrainingError:
+    return TrainingError(
+        f"the {what} became {value} at step {step}, in a batch of "
+        f"{', '.join(dict.fromkeys(batch.names))}",
+        hint="The last good state was kept. Check these images, or train more slowly.",
+    )
 
 
 def _groups(parameters: Mapping[str, nn.Parameter], options: FitOptions) -> list[dict[str, Any]]:
@@ -249,11 +267,22 @@ def _share_done(options: FitOptions, step: int, seconds: float) -> float:
     return max(shares)
 
 
-def _schedule(share: float, warmup: float) -> float:
-    """Linear warm-up, then half a cosine down to 1 %."""
+def _schedule(share: float, warmup: float, kind: str = "cosine") -> float:
+    """Share of the peak learning rate.
+
+    ``cosine``: linear warm-up, then half a cosine down to 1 %. ``onecycle`` (Smith and Topin 2018,
+    arXiv:1708.07120): from 4 % up over three tenths of the run and down to nothing, half a cosine
+    each.
+    """
+    share = min(1.0, share)
+    if kind == "onecycle":
+        rise = max(0.3, warmup)
+        if share < rise:
+            return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * share / rise))
+        return 1e-4 + (1 - 1e-4) * 0.5 * (1 + math.cos(math.pi * (share - rise) / (1 - rise)))
     if share < warmup:
         return max(share / warmup, 0.01)
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, (share - warmup) / (1 - warmup))))
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup)))
 
 
 def _losses(
@@ -263,14 +292,16 @@ def _losses(
     with torch.autocast(device.type, options.autocast, enabled=options.autocast is not None):
         with torch.set_grad_enabled(not options.frozen_backbone):
             features = model.encode(pixels)
-        dense = [n for n in batch.truths if task(n).dense]
-        outputs = model.decode_dense(features, pixels, dense)
-        if "classification" in batch.truths:
-            outputs["classification"] = model.decode_pooled(pool_tokens(features))
+        rows = {n: r.to(device) for n, (r, _) in batch.truths.items()}
+        dense = {n: r for n, r in rows.items() if task(n).dense}
+        outputs = model.decode_dense(features, pixels, dense, rows=dense)
+        if "classification" in rows:
+            pooled = pool_tokens(features)[rows["classification"]]
+            outputs["classification"] = model.decode_pooled(pooled)
     losses = {}
-    for name, (rows, truth) in batch.truths.items():
+    for name, (_, truth) in batch.truths.items():
         settings = options.loss_settings.get(name, {})
-        losses[name] = task(name).loss(outputs[name][rows.to(device)], truth.to(device), settings)
+        losses[name] = task(name).loss(outputs[name], truth.to(device), settings)
     return losses
 
 

@@ -106,14 +106,27 @@ class Model(nn.Module):
         return self.backbone(x)  # type: ignore[no-any-return]
 
     def decode_dense(
-        self, features: FeatureMap, x: Tensor, tasks: Iterable[str]
+        self,
+        features: FeatureMap,
+        x: Tensor,
+        tasks: Iterable[str],
+        *,
+        rows: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """Raw maps ``(B, K, Y, X)`` of dense tasks, from one pass of the shared decoder."""
+        """Raw maps ``(B, K, Y, X)`` of dense tasks, from one pass of the shared decoder.
+
+        With `rows`, a task's head sees those tiles only: the others have no truth to learn from.
+        """
         wanted = [t for t in tasks if self.card.heads[t].kind != "pooled"]
         if not wanted or self.decoder is None:
             return {}
         joined = self.decoder(features, x)
-        return {task: self.heads[task](joined) for task in wanted}
+        if rows is None:
+            return {task: self.heads[task](joined) for task in wanted}
+        return {
+            task: self.heads[task](joined if len(rows[task]) == len(joined) else joined[rows[task]])
+            for task in wanted
+        }
 
     def decode_pooled(self, pooled: Tensor, task: str = "classification") -> Tensor:
         """Logits ``(N, K)`` of vectors from `pool_tokens`."""
