@@ -184,7 +184,45 @@ class TrainOptions:
         0.2, "Share of images kept for validation when none are given.", low=0.0, high=0.9
     )
     balance: str = option(
-        "equal", "How the tasks' losses are balanced.", choices=("equal", "fixed")
+        "equal",
+        "How the losses of several tasks are balanced: equal (over their initial values), fixed "
+        "(--loss-weights), uncertainty (learned variances), gradnorm (equal gradients).",
+        choices=("equal", "fixed", "uncertainty", "gradnorm"),
+    )
+    loss_weights: tuple[str, ...] = option(
+        (), "Weights for a fixed balance, as task=weight; 1 for tasks that are not named."
+    )
+    schedule: str = option(
+        "cosine",
+        "How the learning rate runs: cosine (short warm-up, then down) or onecycle.",
+        choices=("cosine", "onecycle"),
+    )
+    patience: int = option(
+        0, "Stop after this many validations without a better score; 0 = never.", low=0, high=10_000
+    )
+    label_smoothing: float = option(
+        0.05, "Share of a class that is spread over all (classification).", low=0.0, high=0.9
+    )
+    class_weights: str = option(
+        "none",
+        "Weigh classes alike (none), or rare ones more (balanced: one over their number).",
+        choices=("none", "balanced"),
+    )
+    depth_loss: str = option(
+        "sig",
+        "Loss of depth: sig (scale-invariant, with gradients) or mse (mean squared error).",
+        choices=("sig", "mse"),
+    )
+    lora_dropout: float = option(0.0, "Dropout before LoRA layers.", low=0.0, high=0.9)
+    lora_targets: tuple[str, ...] = option(
+        ("qkv", "proj", "fc1", "fc2"), "Layers of a block that get LoRA matrices."
+    )
+    token_cache_mb: float = option(
+        1024.0,
+        "Memory for tokens of the frozen blocks, kept between steps; 0 computes them each time.",
+        low=0,
+        high=1_000_000,
+        unit="MB",
     )
     diameter_px: float | None = option(
         None,
@@ -202,11 +240,43 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         check(self)
-        parse_tune(self.tune)
+        kind, _ = parse_tune(self.tune)
+        parse_weights(self.loss_weights)
+        if self.balance == "gradnorm" and (kind == "heads" or self.lora_on == "heads"):
+            raise InputError(
+                "balance is 'gradnorm' and only heads are trained: it compares the gradients that "
+                "tasks send into shared parameters of the backbone, and there are none",
+                expected="another balance, or LoRA in the backbone",
+            )
         if self.crop_px % 14:
             raise InputError(f"crop_px is {self.crop_px}", expected="a multiple of 14")
         if self.minutes is None and self.epochs is None:
             object.__setattr__(self, "minutes", 10.0)
+
+
+def parse_weights(texts: tuple[str, ...]) -> dict[str, float]:
+    """Read ``("instance=1", "depth=0.3")``.
+
+    Raises
+    ------
+    InputError
+        An unknown task, or no positive number.
+
+    Examples
+    --------
+    >>> parse_weights(("instance=1", "depth=0.3"))
+    {'instance': 1.0, 'depth': 0.3}
+    """
+    weights = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            weights[name] = float(value)
+        except ValueError:
+            weights[name] = -1.0
+        if name not in TASKS or not 0 < weights[name] < 1e9:
+            raise InputError(f"loss weight is {text!r}", expected="for example instance=1")
+    return weights
 
 
 def parse_tune(text: str) -> tuple[str, int | None]:

@@ -112,6 +112,8 @@ def add_model_flags(parser: LineParser) -> None:
     add_option(model, TrainOptions, "lora_on", "--lora-on")
     add_option(model, TrainOptions, "lora_rank", "--lora-rank", int, "R")
     add_option(model, TrainOptions, "lora_alpha", "--lora-alpha", float, "A")
+    add_option(model, TrainOptions, "lora_dropout", "--lora-dropout", float, "P")
+    add_option(model, TrainOptions, "lora_targets", "--lora-targets", _names, "NAME,…")
     how = parser.add_argument_group("training")
     add_option(how, TrainOptions, "minutes", "--minutes", float, "M")
     add_option(how, TrainOptions, "epochs", "--epochs", int, "N")
@@ -121,12 +123,23 @@ def add_model_flags(parser: LineParser) -> None:
     add_option(how, TrainOptions, "crop_px", "--crop", int, "PX")
     add_option(how, TrainOptions, "val_fraction", "--val-fraction", float, "F")
     add_option(how, TrainOptions, "balance", "--balance")
+    add_option(how, TrainOptions, "loss_weights", "--loss-weights", _names, "TASK=W,…")
+    add_option(how, TrainOptions, "schedule", "--schedule")
+    add_option(how, TrainOptions, "patience", "--patience", int, "N")
+    add_option(how, TrainOptions, "label_smoothing", "--label-smoothing", float, "S")
+    add_option(how, TrainOptions, "class_weights", "--class-weights")
+    add_option(how, TrainOptions, "depth_loss", "--depth-loss")
+    add_option(how, TrainOptions, "token_cache_mb", "--token-cache-mb", float, "MB")
     add_option(how, TrainOptions, "diameter_px", "--diameter", float, "PX")
     add_option(how, TrainOptions, "seed", "--seed", int, "N")
     add_option(how, TrainOptions, "device", "--device")
     add_option(how, TrainOptions, "threads", "--threads", int, "N")
     add_option(how, TrainOptions, "include_backbone", "--include-backbone")
     add_option(how, TrainOptions, "resume", "--resume")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def run(args: argparse.Namespace, report: Report) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from dinoscope.engine.augment import Augmentation, make_crop
 from dinoscope.engine.dataset import Source, TrainingImage
+
+if TYPE_CHECKING:
+    from dinoscope.engine.cached import LowerTokens
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,13 @@ class CropPlan:
 @dataclass(frozen=True)
 class Batch:
     """`pixels` (B, 3, Y, X); for each task the rows of the batch that have a truth, and those
-    truths."""
+    truths; `tokens` where the lower part of the network was run before (see `engine.cached`)."""
 
     step: int
     pixels: Tensor
     truths: dict[str, tuple[Tensor, Tensor]]
     names: tuple[str, ...]
+    tokens: LowerTokens | None = None
 
     @classmethod
     def gather(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dinoscope.engine.balance import balance
 from dinoscope.engine.batches import Batch, BatchSource, batch_stream
+from dinoscope.engine.cached import TokenPool
 from dinoscope.errors import OutputError, TrainingError
 from dinoscope.models.heads import pool_tokens
 from dinoscope.models.model import Model
@@ -123,11 +124,13 @@ def fit(
     validate: Validate | None = None,
     start_score: float | None = None,
     extras: Sequence[ExtraLoss] = (),
+    pool: TokenPool | None = None,
 ) -> Generator[Progress, None, FitState]:
     """Train `model` in place; at the end it holds the best averaged weights.
 
     `start_score` is the validation score of the weights as they are: they come back at the end
-    where no later ones reach it. `extras` add losses of their own to every step.
+    where no later ones reach it. `extras` add losses of their own to every step. With `pool`, most
+    steps begin at kept tokens.
 
     Yields
     ------
@@ -161,6 +164,8 @@ def fit(
     if resume and checkpoint is not None and checkpoint.exists():
         _restore(checkpoint, model, optimizer, average, best, weigh, state, extras)
     stream = batch_stream(batches, state.step, options.workers)
+    if pool is not None:
+        stream = pool.stream(stream, state.step)
     begun = time.monotonic() - state.seconds
     saved = validated = time.monotonic()
     validation_s = 0.0
@@ -224,8 +229,13 @@ def fit(
                 state.stale += 1
         stop = bool(options.patience) and state.stale >= options.patience
         if checkpoint is not None and (time.monotonic() - saved > CHECKPOINT_S):
-            save_checkpoint(checkpoint, optimizer, parameters, average, best, weigh, state, extras)
             saved = time.monotonic()
+            try:
+                save_checkpoint(
+                    checkpoint, optimizer, parameters, average, best, weigh, state, extras
+                )
+            except OutputError as error:  # the training itself has lost nothing
+                yield Progress("train", int(share * 1000), 1000, None, f"warning: {error}", values)
         if state.step % options.log_every == 0 or any(n.startswith("val_") for n in values):
             left = None if share <= 0 else state.seconds * (1 - share) / share
             yield Progress("train", int(share * 1000), 1000, left, f"step {state.step}", values)
@@ -291,7 +301,13 @@ def _losses(
     pixels = batch.pixels.to(device).contiguous(memory_format=torch.channels_last)
     with torch.autocast(device.type, options.autocast, enabled=options.autocast is not None):
         with torch.set_grad_enabled(not options.frozen_backbone):
-            features = model.encode(pixels)
+            if batch.tokens is None:
+                features = model.encode(pixels)
+            else:
+                lower = batch.tokens.to(device)
+                features = model.backbone.run_blocks(
+                    lower.tokens, lower.grid, lower.start, list(lower.kept)
+                )
         rows = {n: r.to(device) for n, (r, _) in batch.truths.items()}
         dense = {n: r for n, r in rows.items() if task(n).dense}
         outputs = model.decode_dense(features, pixels, dense, rows=dense)

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from dinoscope.arrays.normalize import Normalization
-from dinoscope.config import SplitOptions, TrainOptions, parse_tune
+from dinoscope.config import SplitOptions, TrainOptions, parse_tune, parse_weights
 from dinoscope.engine.augment import Augmentation
 from dinoscope.engine.batches import BatchSource, CropPlan
+from dinoscope.engine.cached import TokenPool
 from dinoscope.engine.dataset import TaskSource, TrainingImage, channel_ranges
 from dinoscope.engine.extras import extra_losses
 from dinoscope.engine.fit import FitOptions, fit
@@ -179,12 +180,15 @@ def train(
         learning_rate=options.learning_rate,
         weight_decay=options.weight_decay,
         balance=options.balance,
+        balance_weights=parse_weights(options.loss_weights),
+        schedule=options.schedule,
+        patience=options.patience,
         frozen_backbone=kind == "heads" or options.lora_on == "heads",
         autocast=None if dtype == torch.float32 else dtype,
         device=device,
         workers=1 if available_cores() > 1 and len(images) > 1 else 0,
         rates={"backbone.": BACKBONE_RATE} if kind == "full" else {},
-        loss_settings=_loss_settings(heads),
+        loss_settings=_loss_settings(heads, options, images),
         average=0.995,
         validate_every_s=max(2.0, min(60.0, (options.minutes or 5) * 60 / 12)),
     )
@@ -192,6 +196,7 @@ def train(
         unlabelled, model, plan, tasks, settings, options.seed, [*val_sources, *test_sources]
     )
     notes += [note] if note else []
+    pool = _token_pool(model, options, settings, len(images))
     checkpoint = output.with_suffix(".ckpt")
     state = yield from fit(
         model,
@@ -202,7 +207,9 @@ def train(
         validate=validator,
         start_score=before.get("score"),
         extras=extras,
+        pool=pool,
     )
+    notes += [note] if pool is not None and (note := pool.note()) else []
     if before and state.best_step == 0:
         notes.append(
             "Training did not improve on the validation images: the base weights are kept."
@@ -412,13 +419,58 @@ def _set_trainable(model: Model, options: TrainOptions) -> str:
                 alpha=options.lora_alpha,
                 blocks=blocks if blocks is not None else "all",
                 on=where,
+                targets=options.lora_targets,
+                dropout=options.lora_dropout,
             ),
         )
     return kind
 
 
-def _loss_settings(heads: Mapping[str, HeadSpec]) -> dict[str, dict[str, Any]]:
-    return {n: {"low": s.low, "high": s.high} for n, s in heads.items() if n == "depth"}
+def _loss_settings(
+    heads: Mapping[str, HeadSpec], options: TrainOptions, images: Sequence[TrainingImage]
+) -> dict[str, dict[str, Any]]:
+    settings: dict[str, dict[str, Any]] = {}
+    for name, spec in heads.items():
+        if name == "depth":
+            settings[name] = {"low": spec.low, "high": spec.high, "depth_loss": options.depth_loss}
+        elif name == "classification":
+            settings[name] = {"label_smoothing": options.label_smoothing}
+            if options.class_weights == "balanced":
+                settings[name]["class_weights"] = _class_weights(images, len(spec.classes))
+    return settings
+
+
+def _class_weights(images: Sequence[TrainingImage], count: int) -> list[float]:
+    """One over the number of images of each class, with mean 1 over the classes that occur."""
+    truths = [int(i.targets["classification"]) for i in images if "classification" in i.targets]
+    number = np.bincount(truths, minlength=count)
+    weights = np.where(number > 0, 1 / np.maximum(number, 1), 0.0)
+    return [float(w) for w in weights / weights[number > 0].mean()]
+
+
+def _token_pool(
+    model: Model, options: TrainOptions, settings: FitOptions, images: int
+) -> TokenPool | None:
+    """Kept tokens, where blocks below the first trained one are frozen."""
+    kind, blocks = parse_tune(options.tune)
+    depth = len(model.backbone.vit.blocks)
+    if kind == "heads" or options.lora_on == "heads":
+        start = depth
+    elif kind == "lora-last":
+        start = depth - min(depth, blocks or 0)
+    else:
+        start = 0
+    if start == 0 or options.token_cache_mb <= 0:
+        return None
+    return TokenPool(
+        model.backbone,
+        start,
+        images=images,
+        budget_mb=options.token_cache_mb,
+        seed=options.seed,
+        device=settings.device,
+        autocast=settings.autocast,
+    )
 
 
 def _best_scores(
