@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dinoscope.config import TrainOptions, parse_tune
 from dinoscope.engine.batches import Batch
 from dinoscope.models.backbone import Backbone
+from dinoscope.models.model import Model
 
 #: Variants of each image that are kept, where memory allows.
 VARIANTS = 12
@@ -211,3 +213,33 @@ class TokenPool:
         )
         pixels = torch.stack([c.pixels for c in crops]).float()
         return Batch(step, pixels, truths, tuple(c.name for c in crops), lower)
+
+
+def token_pool(
+    model: Model,
+    options: TrainOptions,
+    images: int,
+    *,
+    device: str,
+    autocast: torch.dtype | None,
+) -> TokenPool | None:
+    """A pool where blocks below the first trained one are frozen; none where all are trained."""
+    kind, blocks = parse_tune(options.tune)
+    depth = len(model.backbone.vit.blocks)
+    if kind == "heads" or options.lora_on == "heads":
+        start = depth
+    elif kind == "lora-last":
+        start = depth - min(depth, blocks or 0)
+    else:
+        start = 0
+    if start == 0 or options.token_cache_mb <= 0:
+        return None
+    return TokenPool(
+        model.backbone,
+        start,
+        images=images,
+        budget_mb=options.token_cache_mb,
+        seed=options.seed,
+        device=device,
+        autocast=autocast,
+    )

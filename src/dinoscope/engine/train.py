@@ -14,7 +14,7 @@ from dinoscope.arrays.normalize import Normalization
 from dinoscope.config import SplitOptions, TrainOptions, parse_tune, parse_weights
 from dinoscope.engine.augment import Augmentation
 from dinoscope.engine.batches import BatchSource, CropPlan
-from dinoscope.engine.cached import TokenPool
+from dinoscope.engine.cached import token_pool
 from dinoscope.engine.dataset import TaskSource, TrainingImage, channel_ranges
 from dinoscope.engine.extras import extra_losses
 from dinoscope.engine.fit import FitOptions, fit
@@ -196,7 +196,9 @@ def train(
         unlabelled, model, plan, tasks, settings, options.seed, [*val_sources, *test_sources]
     )
     notes += [note] if note else []
-    pool = _token_pool(model, options, settings, len(images))
+    pool = token_pool(
+        model, options, len(images), device=settings.device, autocast=settings.autocast
+    )
     checkpoint = output.with_suffix(".ckpt")
     state = yield from fit(
         model,
@@ -446,31 +448,6 @@ def _class_weights(images: Sequence[TrainingImage], count: int) -> list[float]:
     number = np.bincount(truths, minlength=count)
     weights = np.where(number > 0, 1 / np.maximum(number, 1), 0.0)
     return [float(w) for w in weights / weights[number > 0].mean()]
-
-
-def _token_pool(
-    model: Model, options: TrainOptions, settings: FitOptions, images: int
-) -> TokenPool | None:
-    """Kept tokens, where blocks below the first trained one are frozen."""
-    kind, blocks = parse_tune(options.tune)
-    depth = len(model.backbone.vit.blocks)
-    if kind == "heads" or options.lora_on == "heads":
-        start = depth
-    elif kind == "lora-last":
-        start = depth - min(depth, blocks or 0)
-    else:
-        start = 0
-    if start == 0 or options.token_cache_mb <= 0:
-        return None
-    return TokenPool(
-        model.backbone,
-        start,
-        images=images,
-        budget_mb=options.token_cache_mb,
-        seed=options.seed,
-        device=settings.device,
-        autocast=settings.autocast,
-    )
 
 
 def _best_scores(
