@@ -1,4 +1,4 @@
-"""The command line: ``dinoscope demo | models | predict | train | evaluate | explore | …``."""
+"""The command line: ``dinoscope demo | predict | train | search | evaluate | explore | …``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from dinoscope.commands import (
     heightmap,
     models,
     predict,
+    search,
     train,
 )
 from dinoscope.commands.arguments import LineParser
@@ -42,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(
         dest="command", required=True, metavar="COMMAND", parser_class=LineParser
     )
-    for command in (demo, models, predict, train, evaluate, explore, heightmap, export):
+    for command in (demo, models, predict, train, search, evaluate, explore, heightmap, export):
         command.add_parser(subparsers)
     return parser
 

@@ -44,6 +44,8 @@ def _source(stems: list[str], **more: Any) -> TaskSource:
         ("cell12", "stack", "cell12"),
         ("plate1_B03_s2", "well", "B03"),
         ("plate1_b3_s2", "well", "B03"),
+        ("p1_A02_c1", "well", "A02"),
+        ("A10_z20", "well", "A10"),
         ("P24-4", "well", "P24"),
         ("mouse7_day2", r"mouse\d+", "mouse7"),
         ("mouse7_slide3_x", r"(mouse\d+)_(slide\d+)", "mouse7|slide3"),

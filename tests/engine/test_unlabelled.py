@@ -24,7 +24,7 @@ from dinoscope.types import ImageInput, Progress
 
 from .conftest import HEADS, discs
 
-OPTIONS = UnlabelledOptions("consistency", ramp_up=0.0, threshold=0.5, batch_size=3)
+OPTIONS = UnlabelledOptions("consistency", ramp_up=0.0, threshold=0.5, crops=3)
 
 
 def _planes(count: int = 4) -> list[TrainingImage]:
@@ -287,7 +287,7 @@ def _run(folders: tuple[Path, Path], output: Path, method: str, **more: Any) -> 
     )
     images = sorted(folders[0].iterdir())
     source = sources_from_folders(*folders, "instance")
-    unlabelled = Unlabelled(images, UnlabelledOptions(method, ramp_up=0.0, batch_size=2))
+    unlabelled = Unlabelled(images, UnlabelledOptions(method, ramp_up=0.0, crops=2))
     events = train([source], options, base="tiny-test", output=output, unlabelled=unlabelled)
     seen: list[Progress] = []
     while True:

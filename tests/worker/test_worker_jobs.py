@@ -16,7 +16,13 @@ import pytest
 
 from dinoscope.arrays.objects import object_table
 from dinoscope.arrays.targets import instance_targets
-from dinoscope.config import InstanceOptions, PredictOptions, TrainOptions
+from dinoscope.config import (
+    InstanceOptions,
+    PredictOptions,
+    SplitOptions,
+    TrainOptions,
+    UnlabelledOptions,
+)
 from dinoscope.errors import AxesError, Cancelled, InputError, UsageError
 from dinoscope.models.checkpoint import save_model
 from dinoscope.models.model import Model
@@ -507,6 +513,39 @@ def test_a_module_without_jobs_is_a_clear_error(tmp_path: Path) -> None:
 
 
 # In a process
+
+
+def test_training_takes_images_without_labels_and_a_test_part(
+    tools: Tools, model_file: str, tmp_path: Path
+) -> None:
+    payload: dict[str, Any] = {
+        "sources": [
+            {
+                "task": "instance",
+                "images": [{"image": f"i{n}"} for n in range(3)],
+                "truths": [{"image": "truth"}] * 3,
+            }
+        ],
+        "options": TrainOptions(tune="lora-last:1", epochs=1, batch_size=2, crop_px=56),
+        "base": "tiny-test",
+        "output": str(tmp_path / "m.dinoscope"),
+        "splits": SplitOptions(test_fraction=0.3),
+        "unlabelled": {
+            "images": [{"image": "more"}],
+            "options": UnlabelledOptions("consistency", ramp_up=0.0, crops=2),
+        },
+    }
+    images = {f"i{n}": cells(2, f"i{n}") for n in range(3)}
+    ids = (np.asarray(images["i0"].data) > 0.5).astype(np.uint16)
+    truth = ImageInput(ids, "ZYX", name="truth")
+    context = context_for(tools, payload, truth=truth, more=cells(4, "more"), **images)
+    _, done = run(train, context)
+    summary = done["summary"]
+    assert "test_ap50" in summary["scores"]
+    assert any("consistency on 4 planes" in note for note in summary["notes"])
+    payload["unlabelled"] = {"images": [{"image": "ghost"}]}
+    with pytest.raises(InputError, match="names image 'ghost'"):
+        run(train, context_for(tools, payload, truth=truth, **images))
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from dinoscope.commands.arguments import (
     LineParser,
@@ -19,15 +19,25 @@ from dinoscope.commands.arguments import (
 )
 from dinoscope.commands.inputs import make_folder, need_folder
 from dinoscope.commands.loading import DEFAULT_MODEL, agreed
+from dinoscope.commands.parts import (
+    add_folds,
+    add_split_flags,
+    add_unlabelled_flags,
+    group,
+    split_options,
+    unlabelled_images,
+)
 from dinoscope.commands.report import Report, duration
 from dinoscope.config import TRAINABLE_TASKS, TrainOptions
 from dinoscope.errors import InputError, MissingWeightsError, UsageError
 
 if TYPE_CHECKING:
+    from dinoscope.engine.dataset import TaskSource
     from dinoscope.engine.train import TrainSummary
     from dinoscope.types import Progress
 
 SUFFIX = ".dinoscope"
+Summary = TypeVar("Summary")
 
 
 @dataclass(frozen=True)
@@ -54,6 +64,19 @@ def add_parser(subparsers: Subparsers) -> None:
         "dinoscope train --images img --labels lab --task instance --minutes 10 "
         "--output nuclei.dinoscope",
     )
+    add_data_flags(parser)
+    add_model_flags(parser)
+    add_split_flags(parser)
+    add_folds(parser)
+    add_unlabelled_flags(parser)
+    parser.add_argument(
+        "--output", required=True, metavar=f"MODEL{SUFFIX}", help="The model file to write."
+    )
+    parser.set_defaults(run=run)
+
+
+def add_data_flags(parser: LineParser) -> None:
+    """Flags of images, labels and validation images."""
     data = parser.add_argument_group("data; each --images begins a new source")
     data.add_argument("--images", action="append", required=True, metavar="DIR", help="Images.")
     data.add_argument(
@@ -85,11 +108,6 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="SET",
         help="Leave out sources with a folder of this name in their path; may be repeated.",
     )
-    add_model_flags(parser)
-    parser.add_argument(
-        "--output", required=True, metavar=f"MODEL{SUFFIX}", help="The model file to write."
-    )
-    parser.set_defaults(run=run)
 
 
 def add_model_flags(parser: LineParser) -> None:
@@ -145,6 +163,19 @@ def _names(text: str) -> tuple[str, ...]:
 def run(args: argparse.Namespace, report: Report) -> int:
     """Train, keeping the best checkpoint."""
     options = build(TrainOptions, args)
+    return fit(args, report, options, *prepare(args, report))
+
+
+def prepare(
+    args: argparse.Namespace, report: Report
+) -> tuple[list[Folders], list[Folders], Path, str]:
+    """Training folders, validation folders, the file to write and the model to begin with.
+
+    Raises
+    ------
+    UsageError, InputError
+        Flags that do not fit together, folders that are not there.
+    """
     sources = pair_up(args.images, args.labels, args.task)
     validation = pair_validation(args.val_images, args.val_labels, sources)
     output = Path(args.output)
@@ -163,7 +194,7 @@ def run(args: argparse.Namespace, report: Report) -> int:
     base: str = args.backbone or args.base or DEFAULT_MODEL
     warn_of_leaks(base, args.exclude or (), report)
     make_folder(str(output.parent))
-    return fit(args, report, options, kept, kept_validation, output, base)
+    return kept, kept_validation, output, base
 
 
 def fit(
@@ -176,14 +207,12 @@ def fit(
     base: str,
 ) -> int:
     """Run the training and tell what came of it."""
-    from dinoscope.engine.dataset import sources_from_folders
     from dinoscope.engine.train import train
 
     started = time.perf_counter()
-    train_data = [sources_from_folders(s.images, s.labels, s.task, axes=args.axes) for s in sources]
-    val_data = [
-        sources_from_folders(s.images, s.labels, s.task, axes=args.axes) for s in validation
-    ]
+    train_data, val_data = read_sources(args, sources), read_sources(args, validation)
+    splits, unlabelled = split_options(args), unlabelled_images(args)
+    train_data = group(train_data, args)
     new_heads = args.backbone is not None
 
     def attempt(allow_download: bool) -> TrainSummary:
@@ -195,6 +224,8 @@ def fit(
             val_sources=val_data,
             new_heads=new_heads,
             allow_download=allow_download,
+            splits=splits,
+            unlabelled=unlabelled,
         )
         return drive(events, report)
 
@@ -232,13 +263,20 @@ def fit(
     return 0
 
 
-def drive(events: Generator[Progress, None, TrainSummary], report: Report) -> TrainSummary:
-    """Run a training to its end, showing how it goes."""
+def read_sources(args: argparse.Namespace, folders: Sequence[Folders]) -> list[TaskSource]:
+    """Images and labels of each pair of folders, paired by stem."""
+    from dinoscope.engine.dataset import sources_from_folders
+
+    return [sources_from_folders(f.images, f.labels, f.task, axes=args.axes) for f in folders]
+
+
+def drive(events: Generator[Progress, None, Summary], report: Report) -> Summary:
+    """Run a training (or a search) to its end, showing how it goes."""
     try:
         while True:
             tell(next(events), report)
     except StopIteration as stop:
-        summary: TrainSummary = stop.value
+        summary: Summary = stop.value
         return summary
     finally:
         events.close()

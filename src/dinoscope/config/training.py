@@ -200,7 +200,7 @@ class UnlabelledOptions:
     teacher_decay: float = option(
         0.99, "How much of the teacher is kept in a step.", low=0.0, high=0.9999
     )
-    batch_size: int = option(4, "Crops without labels in a step.", low=1, high=1024)
+    crops: int = option(4, "Crops without labels in a step.", low=1, high=1024)
 
     def __post_init__(self) -> None:
         check(self)
@@ -213,7 +213,7 @@ class SearchOptions:
     learning_rates: tuple[float, ...] = option((3e-4, 1e-3, 3e-3), "Learning rates to try.")
     ranks: tuple[int, ...] = option((4, 16), "Ranks of the LoRA matrices to try.")
     tunes: tuple[str, ...] = option(
-        ("lora-last:2", "lora-last:4", "lora-all"), "What to tune, in the words of --tune."
+        ("lora-last:4", "lora-all"), "What to tune, in the words of --tune."
     )
     trials: int | None = option(
         None, "Try only so many of the combinations, drawn at random.", low=1, high=10_000
@@ -226,7 +226,7 @@ class SearchOptions:
     )
     halving: bool = option(
         True,
-        "Train the best third again, three times as long, until one is left.",
+        "Train the best third again, three times as long, until three or fewer are left.",
     )
 
     def __post_init__(self) -> None:

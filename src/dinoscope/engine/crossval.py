@@ -20,6 +20,7 @@ from dinoscope.config import SplitOptions, TrainOptions
 from dinoscope.engine.dataset import TaskSource
 from dinoscope.engine.splits import fold_parts, grouped, hold_out
 from dinoscope.engine.train import TrainSummary, train
+from dinoscope.engine.unlabelled import Unlabelled, kept_apart
 from dinoscope.errors import OutputError
 from dinoscope.models.checkpoint import model_hash, update_card
 from dinoscope.types import Progress
@@ -32,6 +33,7 @@ def cross_validate(
     *,
     output: Path,
     test_sources: Sequence[TaskSource] = (),
+    unlabelled: Unlabelled | None = None,
     **more: Any,
 ) -> Generator[Progress, None, TrainSummary]:
     """Train ``splits.folds`` models to see how good they get, and one on all images to keep.
@@ -68,11 +70,15 @@ def cross_validate(
         if number <= len(done):
             continue
         prefix = f"fold {number} of {len(parts)}"
-        held = [*part.held, *test]  # images without labels leave these out
         events = train(
-            part.training, options, output=spare, val_sources=part.held, **_kept_apart(more, held)
+            part.training,
+            options,
+            output=spare,
+            val_sources=part.held,
+            unlabelled=kept_apart(unlabelled, test),
+            **more,
         )
-        summary = yield from _told(events, prefix)
+        summary = yield from told(events, prefix)
         spare.unlink(missing_ok=True)
         done.append(_last(summary))
         _write(record, done)
@@ -81,9 +87,10 @@ def cross_validate(
         replace(options, val_fraction=0.0),
         output=output,
         test_sources=test,
+        unlabelled=unlabelled,
         **more,
     )
-    summary = yield from _told(final, "all images")
+    summary = yield from told(final, "all images")
     scores = mean_and_spread(done) | {
         n: v for n, v in summary.scores.items() if n.startswith("test_")
     }
@@ -128,21 +135,10 @@ def _last(summary: TrainSummary) -> dict[str, float]:
     return {n: float(last.get(f"val_{n}", summary.scores[n])) for n in sorted(names)}
 
 
-def _kept_apart(more: Mapping[str, Any], held: Sequence[TaskSource]) -> dict[str, Any]:
-    """The arguments of a fold's training, without images that it must not see."""
-    from dinoscope.engine.unlabelled import without
-
-    unlabelled = more.get("unlabelled")
-    if unlabelled is None:
-        return dict(more)
-    images, _ = without(unlabelled.images, held)
-    return {**more, "unlabelled": replace(unlabelled, images=images)}
-
-
-def _told(
+def told(
     events: Generator[Progress, None, TrainSummary], prefix: str
 ) -> Generator[Progress, None, TrainSummary]:
-    """The same events, saying of which training they are."""
+    """The events of one training among several, saying of which they are."""
     try:
         while True:
             event = next(events)

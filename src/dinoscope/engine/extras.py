@@ -38,7 +38,7 @@ def extra_losses(
     normalization = Normalization.from_json(model.card.normalization)
     planes = load_unlabelled(images, normalization, unlabelled.axes)
     options = unlabelled.options
-    views = Views(planes, plan, options.batch_size, seed)
+    views = Views(planes, plan, options.crops, seed)
     extra: ExtraLoss
     if options.method == "distill":
         extra = Distillation(

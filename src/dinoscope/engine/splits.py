@@ -29,7 +29,7 @@ LEAST_PLANES = 8
 GAP = 0.08
 
 #: A well of a plate, as B03, b3 or P24, not inside a longer word or number.
-_WELL = re.compile(r"(?<![A-Za-z0-9])([A-Pa-p])0?([1-9]|[12][0-9]|3[0-6]|4[0-8])(?![A-Za-z0-9])")
+_WELL = re.compile(r"(?<![A-Za-z0-9])([A-Pa-p])([0-3]?[1-9]|[1-4]0|4[1-8])(?![A-Za-z0-9])")
 #: What tells the planes of one stack apart at the end of a name: _z012, -t3, _ch1, slice 4.
 _MARKED = re.compile(
     r"(?:[ _\-.]+(?:z|t|c|ch|w|slice|plane|frame|time|channel)[ _\-.]?\d+)+$", re.IGNORECASE
@@ -124,7 +124,8 @@ def group_name(stem: str, group_by: str) -> str:
             raise InputError(
                 f"the name {stem!r} has no well in it", expected="a part such as B03 or P24"
             )
-        row, column = wells[0]
+        # p1_B03_c2: plates and channels look like wells, but have one digit or small letters.
+        row, column = max(wells, key=lambda well: (len(well[1]) > 1, well[0].isupper()))
         return f"{row.upper()}{int(column):02d}"
     try:
         found = re.search(group_by, stem)

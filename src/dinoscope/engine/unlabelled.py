@@ -52,6 +52,13 @@ def without(
     return kept, len(images) - len(kept)
 
 
+def kept_apart(unlabelled: Unlabelled | None, held: Sequence[TaskSource]) -> Unlabelled | None:
+    """The same without images that are also among `held`."""
+    if unlabelled is None:
+        return None
+    return replace(unlabelled, images=without(unlabelled.images, held)[0])
+
+
 def _name(reference: Path | ImageInput) -> str:
     if not isinstance(reference, ImageInput):
         return image_stem(reference)

@@ -25,7 +25,9 @@ heightmap  ``step_um`` [the image's], ``channels`` [all]        plane: ``index``
                                                                 ``unit``; done: ``unit``
 train      ``sources``, ``val_sources`` [none], ``options``     progress with ``values``;
            (TrainOptions), ``base``, ``output``,                done: ``output``, ``summary``
-           ``new_heads`` [False], ``allow_download`` [False]    (dict)
+           ``new_heads`` [False], ``allow_download`` [False],   (dict)
+           ``splits`` [None] (SplitOptions), ``unlabelled``
+           [None]
 evaluate   ``task``, ``options`` [EvaluateOptions()];            plane: ``which``, ``index``,
            images ``truth``, ``prediction``, and optionally     ``faults``; done: ``number``,
            ``other``, ``image``; or ``files`` (``truth``,       ``evaluations``, ``charts``,
@@ -45,7 +47,8 @@ explore_export explore_forget``) are described in :mod:`dinoscope.worker.explora
 A source of ``train`` is a dict: ``task``; ``images`` and ``truths``, lists of equal length whose
 items are paths or ``{"image": name}`` for an image given with the job (a truth of a classification
 is the class name); optionally ``name``, ``axes``, ``groups``. Or ``task``, ``images_dir``,
-``labels`` and optionally ``axes`` for folders that are paired by stem.
+``labels`` and optionally ``axes`` for folders that are paired by stem. ``unlabelled`` is a dict:
+``images`` (such items) or ``images_dir``, optionally ``options`` (UnlabelledOptions), ``axes``.
 
 ``evaluate`` also takes ``scores`` and ``classes``: by ``prediction``, ``other`` (and ``truth``) a
 mapping from ids; ``notes`` and ``about`` for the report. ``evaluate_models`` is the same for

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dinoscope.config import TrainOptions
+from dinoscope.config import TrainOptions, UnlabelledOptions
 from dinoscope.errors import InputError
 from dinoscope.types import ImageInput
 from dinoscope.worker.jobs import JobContext, Steps
@@ -15,6 +15,7 @@ from dinoscope.worker.models import plain
 
 if TYPE_CHECKING:
     from dinoscope.engine.dataset import TaskSource
+    from dinoscope.engine.unlabelled import Unlabelled
 
 
 def train(context: JobContext) -> Steps:
@@ -32,9 +33,32 @@ def train(context: JobContext) -> Steps:
         val_sources=[source(entry, context.images) for entry in payload.get("val_sources") or ()],
         new_heads=bool(payload.get("new_heads", False)),
         allow_download=bool(payload.get("allow_download", False)),
+        splits=payload.get("splits"),
+        unlabelled=unlabelled(payload.get("unlabelled"), context.images),
     )
     summary = yield from steps
     return {"output": str(payload["output"]), "summary": plain(summary)}
+
+
+def unlabelled(
+    entry: Mapping[str, Any] | None, images: Mapping[str, ImageInput]
+) -> Unlabelled | None:
+    """Images without labels from their description.
+
+    Raises
+    ------
+    InputError
+        It names an image that was not given with the job, or no image.
+    """
+    if not entry:
+        return None
+    from dinoscope.engine.dataset import images_in
+    from dinoscope.engine.unlabelled import Unlabelled
+
+    folder = entry.get("images_dir")
+    items = images_in(Path(folder)) if folder else [_image(i, images) for i in entry["images"]]
+    options = entry.get("options") or UnlabelledOptions("consistency")
+    return Unlabelled(items, options, entry.get("axes"))
 
 
 def source(entry: Mapping[str, Any], images: Mapping[str, ImageInput]) -> TaskSource:
