@@ -213,7 +213,7 @@ def shot_features() -> None:
     panel.linked.close()
     look(panel, "similar")
     tissue = viewer.layers["ihc"]
-    for place, positive in (((355, 285), True), ((300, 190), False)):
+    for place, positive in (((200, 100), True), ((400, 300), True), ((300, 190), False)):
         panel.similarity.add_click(tissue.data_to_world(place), positive=positive)
         until(lambda: not panel.similarity._asker.busy, "the scores")
     wait()
@@ -239,6 +239,47 @@ def shot_features_objects() -> None:
     viewer.layers["ihc · instances"].opacity = 0.3
     viewer.fit_to_view()
     save(viewer, "features_objects")
+    viewer.close()
+
+
+def shot_features_lora() -> None:
+    """Points of a model before and after it was tuned on rods, and whether that helped."""
+    from dinoscope.datasets.synthetic import make
+
+    viewer, panel = open_features("cell")
+    viewer.layers.remove("cell")
+    _, school = viewer.window.add_plugin_dock_widget(PLUGIN, "Fine-tune")
+    wait()
+    for number in range(2):
+        made = make("rods", shape=(256, 256), seed=number)
+        image = viewer.add_image(made.image[0], name=f"rods {number + 1}")
+        truth = viewer.add_labels(made.instances, name=f"outlines {number + 1}", visible=False)
+        school.source.combo.layer, school.labels.layer = image, truth
+        school.add.click()
+    school.minutes.value = 2
+    kinds = viewer.add_labels((viewer.layers["outlines 1"].data > 0).astype("uint8") + 1)
+    kinds.name, kinds.visible = "rods and background", False
+    viewer.layers["rods 2"].visible = False
+    with tempfile.TemporaryDirectory() as folder:
+        school.output.setText(str(Path(folder) / "rods.dinoscope"))
+        school.runbar.run.click()
+        until(lambda: not school.runbar.busy, "the training")
+        if school.runbar.status.property("tone") == "error":
+            raise RuntimeError(school.runbar.status.text())
+        panel.parent().raise_()
+        panel.source.combo.layer = viewer.layers["rods 1"]
+        viewer.layers.selection.active = viewer.layers["rods 1"]
+        panel.tokens.adapter.key = "both"
+        panel.plot.method.key = "tsne"
+        look(panel, "plot")
+        key = f"labels:{kinds.unique_id}"
+        panel.linked.dock.choose_colour(key)
+        panel.linked.dock.colour_chosen.emit(key)
+        until(lambda: not panel.busy, "the colours")
+        panel.numbers.classes.key = key
+        look(panel, "numbers")
+        viewer.fit_to_view()
+        save(viewer, "features_numbers")
     viewer.close()
 
 

@@ -149,6 +149,21 @@ def test_what_is_chosen_reaches_the_worker(panel: Any, viewer: Any, fake: Any, q
     assert job.images["labels"].shape == (HEIGHT, WIDTH)
 
 
+def test_other_components_are_shown_at_once(panel: Any, fake: Any, qtbot: Any) -> None:
+    panel.colours.components[0].setValue(2)
+    qtbot.wait(450)
+    assert fake.count("pca") == 0, "nothing is shown yet that could change"
+    run(panel, qtbot, "colours")
+    panel.colours.components[0].setValue(3)
+    qtbot.waitUntil(lambda: fake.count("pca") == 2)
+    assert fake.last("pca").payload["options"].components == (2, 1, 2)
+    qtbot.waitUntil(lambda: not panel.busy)
+    panel.tokens.layers.key = "early"  # has to be encoded: not unasked
+    panel.colours.components[0].setValue(1)
+    qtbot.wait(450)
+    assert fake.count("pca") == 2
+
+
 def test_a_stack_is_coloured_plane_by_plane(viewer: Any, open_panel: Any, qtbot: Any) -> None:
     viewer.add_image(np.zeros((3, HEIGHT, WIDTH), np.uint8), name="stack", scale=(4, 1, 1))
     panel = open_panel()
@@ -635,7 +650,7 @@ def test_numbers_say_whether_tuning_helped(panel: Any, qtbot: Any) -> None:
         panel.linked.dock.give_clicked.emit(name)
     text = run(panel, qtbot, "numbers")
     assert "Tuning helps here: 70 → 90 % right" in text
-    table = panel.numbers_view.table.table
+    table = panel.numbers.view.table.table
     assert list(table["class"]) == ["a", "b", "all"]
     assert table["accuracy original"][-1] == pytest.approx(0.7)
     assert table["accuracy LoRA-tuned"][-1] == pytest.approx(0.9)

@@ -94,9 +94,9 @@ def test_features_with_a_real_worker(
     halves = panel.linked.points.columns[key].reshape(8, 8)
     assert (halves[:, :4] == 1).all()
     assert (halves[:, 4:] == 2).all()
-    panel.class_choice.key = key
+    panel.numbers.classes.key = key
     assert "right" in run("numbers")
-    assert panel.numbers_view.results[0]["accuracy"] > 0.9, "smooth and noisy lie apart"
+    assert panel.numbers.view.results[0]["accuracy"] > 0.9, "smooth and noisy lie apart"
 
     # A click finds its own half.
     panel.tokens.adapter.key = "on"

@@ -24,7 +24,7 @@ from dinoscope.widgets._controls import Control, control_for, values_of
 from dinoscope.widgets._pcarun import FIT
 from dinoscope.widgets._points import WHAT
 from dinoscope.widgets._sources import LayerCombo
-from dinoscope.widgets._style import Fold, add_row, blocked, form, hint_label, narrow
+from dinoscope.widgets._style import Fold, add_row, blocked, form, narrow
 
 if TYPE_CHECKING:
     from napari.layers import Layer
@@ -273,6 +273,7 @@ class TokenForm(QWidget):
 class ColourForm(QWidget):
     """Components, detail, and what they are found in."""
 
+    #: Other components or another detail: needs no new look at the image.
     changed = Signal()
 
     def __init__(self, viewer: Viewer) -> None:
@@ -311,19 +312,23 @@ class ColourForm(QWidget):
         add_row(inner, "Labels", self.labels)
         add_row(inner, "Label", self.only, self.mask)
         self.under.setLayout(inner)
-        self.explained = hint_label()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(grid)
         layout.addWidget(self.under)
-        layout.addWidget(self.explained)
         self.under.hide()
         self.fit.chosen.connect(self._on_fit)
+        for box in self.components:
+            box.valueChanged.connect(self._on_change)
+        self.detail.chosen.connect(self._on_change)
 
     def options(self) -> PcaOptions:
         """What is chosen."""
         components = tuple(box.value() - 1 for box in self.components)
         return PcaOptions(components=components, upsample=self.detail.key)
+
+    def _on_change(self, *_: Any) -> None:
+        self.changed.emit()
 
     def _on_fit(self, key: str) -> None:
         self.under.setVisible(key == "labels")

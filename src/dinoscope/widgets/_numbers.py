@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtWidgets import QVBoxLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QVBoxLayout, QWidget
 
 from dinoscope.errors import InputError
 from dinoscope.types import Table
 from dinoscope.widgets._chain import Ask
+from dinoscope.widgets._colourby import choices
+from dinoscope.widgets._featureforms import Choice
 from dinoscope.widgets._points import PointSet, feature_columns, label_steps
-from dinoscope.widgets._style import hint_label, set_tone
+from dinoscope.widgets._style import add_row, form, hint_label, set_tone
 from dinoscope.widgets._tables import TableView
 
 if TYPE_CHECKING:
@@ -58,6 +60,36 @@ def separability_steps(
         result["variant"] = variant.name or "model"
         result["folds"] = data.get("folds")
     return results
+
+
+class NumbersForm(QWidget):
+    """What the classes are, and the result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.setObjectName("bare")
+        self.classes = Choice({"classes": "my classes"}, "What the classes are.")
+        self.by_plane = QCheckBox("Keep planes whole")
+        self.by_plane.setToolTip(
+            "Train and test on different planes: neighbours of one plane look alike."
+        )
+        self.view = NumbersView()
+        grid = form()
+        add_row(grid, "Classes", self.classes)
+        grid.addWidget(self.by_plane, grid.rowCount(), 1)
+        grid.addWidget(self.view, grid.rowCount(), 0, 1, 2)
+        self.setLayout(grid)
+
+    def offer(self, points: PointSet | None, layers: Sequence[Layer]) -> None:
+        """What can be classes now."""
+        entries = [("classes", "my classes")]
+        if points is not None:
+            entries = [
+                (key, text)
+                for key, text in choices(points, layers)
+                if key.partition(":")[0] in ("labels", "feature", "classes")
+            ]
+        self.classes.offer(dict(entries))
 
 
 class NumbersView(QWidget):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from qtpy.QtCore import QObject, Signal
@@ -32,7 +32,7 @@ class PlotActions(QObject):
     linked : LinkedPlot
         The plot.
     panel : QWidget
-        Offers ``suggested_path(suffix)``, and is the parent of file dialogs.
+        The parent of file dialogs.
     """
 
     said = Signal(str, str)
@@ -44,12 +44,13 @@ class PlotActions(QObject):
     def __init__(self, linked: LinkedPlot, panel: QWidget) -> None:
         super().__init__(panel)
         self._linked = linked
-        self._panel: Any = panel
+        self._panel = panel
         linked.shown.connect(self._on_shown)
 
     def ask_path(self, suffix: str) -> str:
         """Where to save; replaced in tests."""
-        suggestion = self._panel.suggested_path(suffix)
+        points = self._linked.points
+        suggestion = suggested_path(points, suffix) if points is not None else ""
         path, _ = QFileDialog.getSaveFileName(
             self._panel, EXPORTS[suffix], suggestion, f"{suffix.upper()} (*.{suffix})"
         )
@@ -123,6 +124,15 @@ class PlotActions(QObject):
             self.said.emit(str(error), "error")
         else:
             self.said.emit(text, "")
+
+
+def suggested_path(points: PointSet, suffix: str) -> str:
+    """Beside the file of the first image, where it has one."""
+    layer = points.sets[0].source.layer
+    stem = "".join(c if c.isalnum() or c in " -_." else "_" for c in layer.name).strip()
+    name = f"{stem}_features.{suffix}"
+    path = layer.source.path
+    return str(Path(path).parent / name) if path else name
 
 
 def export_steps(points: PointSet, linked: LinkedPlot, path: Path) -> Steps:

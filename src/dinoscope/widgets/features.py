@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Generator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtWidgets import QCheckBox, QWidget
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QWidget
 
 from dinoscope.errors import DinoscopeError, InputError
 from dinoscope.widgets._chain import Ask, Chain, Steps
 from dinoscope.widgets._choices import ScopePicker
 from dinoscope.widgets._client import Controller
-from dinoscope.widgets._colourby import choices
 from dinoscope.widgets._featureforms import (
     MODES,
-    Choice,
     ColourForm,
     ModeBar,
     OtherImages,
@@ -27,7 +26,7 @@ from dinoscope.widgets._featureforms import (
 from dinoscope.widgets._layers import Source, current_plane, make_source, visible_region
 from dinoscope.widgets._linked import LinkedPlot
 from dinoscope.widgets._models import ModelPicker
-from dinoscope.widgets._numbers import NumbersView, separability_steps
+from dinoscope.widgets._numbers import NumbersForm, separability_steps
 from dinoscope.widgets._panel import Panel
 from dinoscope.widgets._pcarun import PcaRequest, pca_steps
 from dinoscope.widgets._plotactions import PlotActions
@@ -43,11 +42,14 @@ from dinoscope.widgets._runbar import RunBar
 from dinoscope.widgets._similarform import SimilarForm
 from dinoscope.widgets._similarity import SimilarityTool
 from dinoscope.widgets._sources import SourcePicker
-from dinoscope.widgets._style import Fold, add_row, form, section
+from dinoscope.widgets._style import Fold, section
 from dinoscope.widgets._tokens import Encoder, TokenRequest, TokenSet, encoded
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
+
+#: Other components are shown when the user has chosen so long ago.
+_REST_MS = 400
 
 
 class FeaturesPanel(Panel):
@@ -68,6 +70,12 @@ class FeaturesPanel(Panel):
         self.similarity = SimilarityTool(self.controller, self)
         self.actions = PlotActions(self.linked, self)
         self._chain: Chain | None = None
+        #: What the colours that are shown were made of.
+        self._coloured: tuple[Any, ...] = ()
+        self._again = QTimer(self)
+        self._again.setSingleShot(True)
+        self._again.setInterval(_REST_MS)
+        self._again.timeout.connect(self._colour_again)
         self._build()
         self._connect()
         self._on_source()
@@ -97,15 +105,13 @@ class FeaturesPanel(Panel):
         self.colours = ColourForm(self.viewer)
         self.plot = PlotForm(self.viewer)
         self.similar = SimilarForm(self.similarity)
-        self.numbers = QWidget()
-        self.numbers.setObjectName("bare")
+        self.numbers = NumbersForm()
         self.forms: dict[str, QWidget] = {
             "colours": self.colours,
             "plot": self.plot,
             "similar": self.similar,
             "numbers": self.numbers,
         }
-        self._build_numbers()
         rows.addWidget(self.modes)
         for widget in self.forms.values():
             rows.addWidget(widget)
@@ -115,21 +121,9 @@ class FeaturesPanel(Panel):
         self.runbar.cost.hide()
         self.footer.addWidget(self.runbar)
 
-    def _build_numbers(self) -> None:
-        self.class_choice = Choice({"classes": "my classes"}, "What the classes are.")
-        self.by_plane = QCheckBox("Keep planes whole")
-        self.by_plane.setToolTip(
-            "Train and test on different planes: neighbours of one plane look alike."
-        )
-        self.numbers_view = NumbersView()
-        grid = form()
-        add_row(grid, "Classes", self.class_choice)
-        grid.addWidget(self.by_plane, grid.rowCount(), 1)
-        grid.addWidget(self.numbers_view, grid.rowCount(), 0, 1, 2)
-        self.numbers.setLayout(grid)
-
     def _connect(self) -> None:
         self.source.changed.connect(self._on_source)
+        self.colours.changed.connect(self._on_colours)
         self.modes.changed.connect(self._on_mode)
         self.runbar.run_clicked.connect(self.run)
         self.runbar.cancel_clicked.connect(self.cancel)
@@ -151,6 +145,7 @@ class FeaturesPanel(Panel):
             event.connect(self._offer_classes)
 
     def on_teardown(self) -> None:
+        self._again.stop()
         if self._chain is not None:
             self._chain.close()
         self.similarity.close()
@@ -292,7 +287,13 @@ class FeaturesPanel(Panel):
             label_id=self.colours.only.value() or None,
             mask_background=self.colours.mask.isChecked(),
         )
-        return pca_steps(self.controller, self.encoder, pca)
+
+        def steps() -> Steps:
+            text = yield from pca_steps(self.controller, self.encoder, pca)
+            self._coloured = request.key
+            return text
+
+        return steps()
 
     def _plot_steps(self, request: TokenRequest) -> Steps:
         wanted = PointRequest(
@@ -306,7 +307,7 @@ class FeaturesPanel(Panel):
             if before is not None:
                 yield Ask("explore_forget", {"points": [v.points for v in before.variants]})
             self._offer_classes()
-            self.numbers_view.clear()
+            self.numbers.view.clear()
             self.similarity.points = points.variants[-1].points
             self.similarity.ask()
             return f"Done: {points.count:,} {points.what if points.what != 'images' else 'planes'}."
@@ -328,14 +329,14 @@ class FeaturesPanel(Panel):
         return steps()
 
     def _number_steps(self, points: PointSet) -> Steps:
-        key = self.class_choice.key
+        key = self.numbers.classes.key
         layer = self.linked.layer_of(key)
-        groups = self.by_plane.isChecked()
+        groups = self.numbers.by_plane.isChecked()
 
         def steps() -> Steps:
             results = yield from separability_steps(points, key, layer, groups=groups)
-            self.numbers_view.show_results(results)
-            return "Done: " + self.numbers_view.line.text()
+            self.numbers.view.show_results(results)
+            return "Done: " + self.numbers.view.line.text()
 
         return steps()
 
@@ -411,6 +412,16 @@ class FeaturesPanel(Panel):
         elif self.similarity.ready and self.similarity.clicks:
             self.similarity.resume()
 
+    def _on_colours(self) -> None:
+        """Other components of what is coloured already: at once, for nothing is encoded."""
+        self._again.start()
+
+    def _colour_again(self) -> None:
+        with contextlib.suppress(DinoscopeError):
+            shown = self.modes.mode == "colours" and self._coloured and not self.busy
+            if shown and self.request().key == self._coloured:
+                self.run()
+
     def _on_state(self, state: str) -> None:
         if state == "stopped":
             self.encoder.forget()
@@ -420,29 +431,9 @@ class FeaturesPanel(Panel):
             self.plot.reopen.setVisible(not shown and self.linked.points is not None)
 
     def _offer_classes(self, event: Any = None) -> None:
-        """What can be classes for the numbers."""
-        points = self.linked.points
-        entries = [("classes", "my classes")]
-        if points is not None:
-            entries = [
-                (key, text)
-                for key, text in choices(points, list(self.viewer.layers))
-                if key.partition(":")[0] in ("labels", "feature", "classes")
-            ]
-        self.class_choice.offer(dict(entries))
-
-    # -- where files go ------------------------------------------------------------------------
+        self.numbers.offer(self.linked.points, list(self.viewer.layers))
 
     def hideEvent(self, event: Any) -> None:
         if self._alive_now():
             self.similarity.stop()
         super().hideEvent(event)
-
-    def suggested_path(self, suffix: str) -> str:
-        """Beside the image's file, where it has one."""
-        points = self.linked.points
-        layer = points.sets[0].source.layer if points is not None else self.source.layer
-        stem = "".join(c if c.isalnum() or c in " -_." else "_" for c in layer.name).strip()
-        folder = getattr(layer.source, "path", None)
-        name = f"{stem}_features.{suffix}"
-        return str(Path(folder).parent / name) if folder else name
