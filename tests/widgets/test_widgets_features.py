@@ -628,13 +628,19 @@ def test_a_first_click_that_excludes_says_what_to_do(panel: Any, viewer: Any, qt
     assert len(viewer.layers) == 1
 
 
-def test_scores_colour_the_points_of_the_plot(panel: Any, viewer: Any, qtbot: Any) -> None:
+def test_scores_colour_the_points_of_the_plot(
+    panel: Any, viewer: Any, fake: Any, qtbot: Any
+) -> None:
     run(panel, qtbot, "plot")
     run(panel, qtbot, "similar")
     panel.similarity._on_click(patch_at(viewer.layers["cells"], 1, 2), 1, ())
     qtbot.waitUntil(lambda: "similarity" in panel.linked.points.columns)
     panel.linked.colour("similarity")
     assert panel.linked.dock.plot.colouring.legend.title == "similarity"
+    panel.tokens.layers.key = "early"  # tokens of other blocks cannot be compared
+    run(panel, qtbot, "similar")
+    qtbot.waitUntil(lambda: not panel.similarity._asker.busy)
+    assert "points" not in fake.last("similarity").payload
 
 
 # -- numbers -------------------------------------------------------------------------------------
@@ -702,3 +708,15 @@ def test_closing_takes_everything_of_ours_away(
     assert list(window.layers) == [layer]
     assert not window.mouse_move_callbacks
     assert panel.similarity._listener._on_drag not in window.mouse_drag_callbacks
+
+
+def test_napari_closes_with_a_plot_open(
+    make_napari_viewer: Any, open_panel: Any, qtbot: Any
+) -> None:
+    window = make_napari_viewer()
+    window.add_image(np.zeros((HEIGHT, WIDTH), np.uint8), name="cells")
+    panel = open_panel(window)
+    run(panel, qtbot, "plot")
+    select(panel, 1, 2)
+    window.close()
+    qtbot.wait(50)

@@ -96,6 +96,11 @@ class SimilarityTool(QObject):
         return self._sets
 
     @property
+    def request(self) -> TokenRequest | None:
+        """How those images were encoded."""
+        return self._request
+
+    @property
     def ready(self) -> bool:
         """Whether a click can be answered."""
         return bool(self._sets)

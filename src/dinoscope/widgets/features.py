@@ -72,6 +72,7 @@ class FeaturesPanel(Panel):
         self._chain: Chain | None = None
         #: What the colours that are shown were made of.
         self._coloured: tuple[Any, ...] = ()
+        self._plotted: TokenRequest | None = None
         self._again = QTimer(self)
         self._again.setSingleShot(True)
         self._again.setInterval(_REST_MS)
@@ -308,7 +309,8 @@ class FeaturesPanel(Panel):
                 yield Ask("explore_forget", {"points": [v.points for v in before.variants]})
             self._offer_classes()
             self.numbers.view.clear()
-            self.similarity.points = points.variants[-1].points
+            self._plotted = request
+            self._score_points()
             self.similarity.ask()
             return f"Done: {points.count:,} {points.what if points.what != 'images' else 'planes'}."
 
@@ -323,10 +325,21 @@ class FeaturesPanel(Panel):
 
         def steps() -> Steps:
             sets: tuple[TokenSet, ...] = yield from encoded(self.encoder, request, use)
+            self._score_points(request)
             self.similarity.start(request, sets)
             return "Ready: click in the image on what you look for."
 
         return steps()
+
+    def _score_points(self, request: TokenRequest | None = None) -> None:
+        """Let the points of the plot be compared with the clicks, where both are of one kind."""
+        points, plotted = self.linked.points, self._plotted
+        searched = request or self.similarity.request
+        self.similarity.points = ""
+        if points is not None and plotted is not None and searched is not None:
+            alike = ("model", "options", "adapter")
+            if all(getattr(plotted, name) == getattr(searched, name) for name in alike):
+                self.similarity.points = points.variants[-1].points
 
     def _number_steps(self, points: PointSet) -> Steps:
         key = self.numbers.classes.key
