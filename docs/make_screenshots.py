@@ -256,7 +256,7 @@ def shot_features_lora() -> None:
         truth = viewer.add_labels(made.instances, name=f"outlines {number + 1}", visible=False)
         school.source.combo.layer, school.labels.layer = image, truth
         school.add.click()
-    school.minutes.value = 2
+    school.minutes.value = 1
     kinds = viewer.add_labels((viewer.layers["outlines 1"].data > 0).astype("uint8") + 1)
     kinds.name, kinds.visible = "rods and background", False
     viewer.layers["rods 2"].visible = False
@@ -267,6 +267,7 @@ def shot_features_lora() -> None:
         if school.runbar.status.property("tone") == "error":
             raise RuntimeError(school.runbar.status.text())
         panel.parent().raise_()
+        until(lambda: panel.model.label == "rods", "the tuned model")
         panel.source.combo.layer = viewer.layers["rods 1"]
         viewer.layers.selection.active = viewer.layers["rods 1"]
         panel.tokens.adapter.key = "both"
