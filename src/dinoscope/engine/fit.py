@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dinoscope.engine.balance import balance
 from dinoscope.engine.batches import Batch, BatchSource, batch_stream
 from dinoscope.engine.cached import TokenPool
+from dinoscope.engine.ranks import Ranks, own
 from dinoscope.errors import OutputError, TrainingError
 from dinoscope.models.heads import pool_tokens
 from dinoscope.models.model import Model
@@ -125,12 +126,14 @@ def fit(
     start_score: float | None = None,
     extras: Sequence[ExtraLoss] = (),
     pool: TokenPool | None = None,
+    ranks: Ranks | None = None,
 ) -> Generator[Progress, None, FitState]:
     """Train `model` in place; at the end it holds the best averaged weights.
 
     `start_score` is the validation score of the weights as they are: they come back at the end
     where no later ones reach it. `extras` add losses of their own to every step. With `pool`, most
-    steps begin at kept tokens.
+    steps begin at kept tokens. With several `ranks`, each trains on batches of its own and the first
+    one validates and writes.
 
     Yields
     ------
@@ -149,7 +152,8 @@ def fit(
     TrainingError
         A loss is not finite: the last good state was kept in `checkpoint`, the batch is named.
     """
-    device = torch.device(options.device)
+    ranks = ranks or Ranks()
+    device = torch.device(ranks.device or options.device)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     parameters = trainable(model)
     if not parameters:
@@ -163,7 +167,8 @@ def fit(
     state = FitState(best_score=-math.inf if start_score is None else start_score)
     if resume and checkpoint is not None and checkpoint.exists():
         _restore(checkpoint, model, optimizer, average, best, weigh, state, extras)
-    stream = batch_stream(batches, state.step, options.workers)
+    ranks.spread(parameters.values())
+    stream = batch_stream(own(batches, ranks), state.step, options.workers)
     if pool is not None:
         stream = pool.stream(stream, state.step)
     begun = time.monotonic() - state.seconds
@@ -177,7 +182,7 @@ def fit(
         asked = time.monotonic()
         batch = next(stream)
         waited += time.monotonic() - asked
-        share = _share_done(options, state.step, time.monotonic() - begun)
+        share = ranks.same(_share_done(options, state.step, time.monotonic() - begun))
         if share >= 1.0:
             break
         rate = _schedule(share, options.warmup, options.schedule)
@@ -190,11 +195,12 @@ def fit(
         added = {e.name: loss for e in extras if (loss := e(model, state.step, share)) is not None}
         for loss in added.values():
             total = total + loss
-        if not bool(torch.isfinite(total)):
+        if ranks.count == 1 and not bool(torch.isfinite(total)):
             _use(model, best)
             raise _not_finite("loss", float(total.detach()), state.step, batch)
         optimizer.zero_grad(set_to_none=True)
         total.backward()
+        ranks.mean_gradients(parameters.values())
         norm = nn.utils.clip_grad_norm_(parameters.values(), options.gradient_clip)
         if not bool(torch.isfinite(norm)):
             _use(model, best)
@@ -207,16 +213,17 @@ def fit(
         state.step += 1
         now = time.monotonic()
         state.seconds = now - begun
-        images += len(batch.names)
+        images += ranks.count * len(batch.names)
         values = {f"loss_{n}": float(v.detach()) for n, v in losses.items()}
         values |= {"loss": sum(values.values()), "lr": options.learning_rate * rate}
         values |= {f"loss_{n}": float(v.detach()) for n, v in added.items()}
         values["images_per_s"] = images / max(1e-6, now - started - validation_s)
         values["loader_idle"] = waited / max(1e-6, now - started - validation_s)
-        share = _share_done(options, state.step, state.seconds)
+        share = ranks.same(_share_done(options, state.step, state.seconds))
         due = now - validated > max(options.validate_every_s, validation_s / VALIDATION_SHARE * 0.2)
-        if validate is not None and (due or share >= 1.0):
-            scores = _validate(model, average, parameters, validate)
+        if validate is not None and (bool(ranks.same(due)) or share >= 1.0):
+            scores = _validate(model, average, parameters, validate) if ranks.first else {}
+            scores = {**scores, "score": ranks.same(float(scores.get("score", 0.0)))}
             validated = time.monotonic()
             validation_s += validated - now
             values |= {f"val_{n}": float(v) for n, v in scores.items()}
@@ -228,7 +235,7 @@ def fit(
             else:
                 state.stale += 1
         stop = bool(options.patience) and state.stale >= options.patience
-        if checkpoint is not None and (time.monotonic() - saved > CHECKPOINT_S):
+        if checkpoint is not None and ranks.first and time.monotonic() - saved > CHECKPOINT_S:
             saved = time.monotonic()
             try:
                 save_checkpoint(
@@ -241,8 +248,9 @@ def fit(
             yield Progress("train", int(share * 1000), 1000, left, f"step {state.step}", values)
         if stop:
             break
-    if checkpoint is not None:
+    if checkpoint is not None and ranks.first:
         save_checkpoint(checkpoint, optimizer, parameters, average, best, weigh, state, extras)
+    ranks.wait()
     _use(model, best if validate is not None and state.history else average.tensors)
     model.eval()
     return state

@@ -20,6 +20,7 @@ from dinoscope.engine.extras import extra_losses
 from dinoscope.engine.fit import FitOptions, fit
 from dinoscope.engine.heldout import score_model
 from dinoscope.engine.loading import as_image, load_sources
+from dinoscope.engine.ranks import Ranks
 from dinoscope.engine.splits import grouped, hold_out
 from dinoscope.engine.unlabelled import Unlabelled
 from dinoscope.engine.validate import MAIN_SCORE, Validator
@@ -147,7 +148,8 @@ def train(
     )
     notes += told
     yield Progress("prepare", 0, 3, message="loading the model")
-    device = pick_device(options.device)
+    ranks = Ranks()
+    device = ranks.device or pick_device(options.device)
     set_threads(options.threads)
     torch.manual_seed(options.seed)
     model = load_model(base, device=device, allow_download=allow_download)
@@ -210,6 +212,7 @@ def train(
         start_score=before.get("score"),
         extras=extras,
         pool=pool,
+        ranks=ranks,
     )
     notes += [note] if pool is not None and (note := pool.note()) else []
     if before and state.best_step == 0:
@@ -228,8 +231,10 @@ def train(
         | ({"unlabelled": extras[0].name} if extras else {}),
         notes=tuple(notes),
     )
-    digest = save_model(model, output, include_backbone=options.include_backbone)
-    checkpoint.unlink(missing_ok=True)
+    digest = ""
+    if ranks.first:
+        digest = save_model(model, output, include_backbone=options.include_backbone)
+        checkpoint.unlink(missing_ok=True)
     return TrainSummary(
         output=str(output),
         model_hash=digest,
