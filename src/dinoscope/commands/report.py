@@ -55,6 +55,11 @@ class Report:
         self._last = time.monotonic()
         self._last_step = ""
 
+    def mute(self) -> None:
+        """Say nothing from now on: another process of the same command speaks."""
+        self._out = self._err = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - to the end
+        self._live = False
+
     def progress(
         self, step: str, done: int, total: int, seconds_left: float | None = None, text: str = ""
     ) -> None:

@@ -132,8 +132,8 @@ def fit(
 
     `start_score` is the validation score of the weights as they are: they come back at the end
     where no later ones reach it. `extras` add losses of their own to every step. With `pool`, most
-    steps begin at kept tokens. With several `ranks`, each trains on batches of its own and the first
-    one validates and writes.
+    steps begin at kept tokens. With several `ranks`, each trains on batches of its own, and the
+    first one validates and writes.
 
     Yields
     ------

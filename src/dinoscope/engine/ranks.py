@@ -41,8 +41,9 @@ class Ranks:
 
     @property
     def device(self) -> str | None:
-        """Where this process computes; None where the caller chooses."""
-        return None if self._accelerator is None else str(self._accelerator.device)
+        """Where this process computes (``cuda`` is the card that is its own by then); None where
+        the caller chooses."""
+        return None if self._accelerator is None else str(self._accelerator.device.type)
 
     def mean_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Average the gradients over all processes; a missing one counts as zero."""
