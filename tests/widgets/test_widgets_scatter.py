@@ -10,9 +10,10 @@ import pytest
 from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtTest import QTest
 
+from dinoscope.arrays.ticks import ticks
 from dinoscope.widgets._figure import save_figure
 from dinoscope.widgets._plotcolours import GREY, by_column, by_group, by_value
-from dinoscope.widgets._plotview import PlotView, ticks
+from dinoscope.widgets._plotview import PlotView
 from dinoscope.widgets._raster import Raster, inside_polygon, pack
 from dinoscope.widgets._scatter import MOST_DRAWN, ScatterView
 from dinoscope.widgets._selection import Selection

@@ -64,7 +64,8 @@ def bootstrap_interval(
     Returns
     -------
     low, high : (s,) float64
-        Always the same for the same input. NaN where a figure never exists.
+        Always the same for the same input. NaN where a figure never exists, and everywhere for a
+        single image or group: one observation says nothing about how much others would differ.
 
     Raises
     ------
@@ -74,6 +75,9 @@ def bootstrap_interval(
     rows = sum_by_group(rows, groups)
     if not len(rows):
         raise InputError("there is nothing to resample", expected="at least one image")
+    if len(rows) == 1:
+        nothing = np.full(statistic(rows).shape[1], np.nan)
+        return nothing, nothing.copy()
     rng = np.random.default_rng(0)
     figures = []
     block = max(1, _BLOCK // len(rows))

@@ -15,6 +15,8 @@ from dinoscope.engine.evaluate.evaluation import MAIN_FIGURE, Evaluation
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#888888")
 GREY = "#888888"
 _BINS = 20
+#: Fewer images have no distribution worth a plot.
+_FEWEST = 3
 
 Points = Sequence[float] | np.ndarray
 
@@ -89,10 +91,8 @@ def charts(evaluations: Mapping[str, Evaluation]) -> list[Chart]:
     """
     first = next(iter(evaluations.values()))
     made = []
-    if first.task != "classification":
-        made.append(_distribution(evaluations))
     if "ap" in first.curves:
-        made += [_precision(evaluations), _faults(evaluations), _counts(evaluations)]
+        made += [_faults(evaluations), _precision(evaluations), _counts(evaluations)]
     if "confusion" in first.curves:
         for name, one in evaluations.items():
             title = "Confusion matrix" + (f": {name}" if len(evaluations) > 1 else "")
@@ -104,23 +104,9 @@ def charts(evaluations: Mapping[str, Evaluation]) -> list[Chart]:
         made.append(_roc(evaluations))
     if "points" in first.curves:
         made.append(_depth(evaluations, str(first.scores.get("unit", ""))))
+    if first.task != "classification" and len(first.per_image) >= _FEWEST:
+        made.append(_distribution(evaluations))
     return made
-
-
-def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Some round numbers from `low` to `high`.
-
-    Examples
-    --------
-    >>> ticks(0, 1)
-    [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    """
-    raw = (high - low) / about
-    power = 10.0 ** np.floor(np.log10(raw))
-    step = power * next(s for s in (1, 2, 5, 10) if s * power >= raw * (1 - 1e-9))
-    first = np.ceil(low / step - 1e-9) * step
-    # Adding 0 turns -0 into 0.
-    return [float(round(v, 10)) + 0.0 for v in np.arange(first, high + step * 1e-6, step)]
 
 
 def _precision(evaluations: Mapping[str, Evaluation]) -> Chart:

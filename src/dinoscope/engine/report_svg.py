@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from dinoscope.engine.charts import Chart, ticks
+from dinoscope.arrays.ticks import ticks
+from dinoscope.engine.charts import Chart
 
 _WIDTH, _HEIGHT = 360, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 28, 42

@@ -10,8 +10,9 @@ import numpy as np
 from qtpy.QtCore import QPointF, QRectF, Qt
 from qtpy.QtGui import QColor, QImage, QPainter, QPen
 
+from dinoscope.arrays.ticks import ticks
 from dinoscope.widgets._plotcolours import Legend
-from dinoscope.widgets._plotview import PlotView, ticks
+from dinoscope.widgets._plotview import PlotView
 
 _CENTRE = Qt.AlignmentFlag.AlignCenter
 

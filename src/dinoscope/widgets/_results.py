@@ -49,6 +49,8 @@ KINDS = {
     "similarity": Kind("similarity", "image", 4, {"colormap": "inferno", "opacity": 0.65}),
     "semantic": Kind("classes", "labels", 5, {"opacity": 0.5}),
     "instance": Kind("instances", "labels", 6),
+    "faults": Kind("errors", "labels", 7),
+    "depth error": Kind("depth error", "image", 7, {"colormap": "coolwarm"}),
     "similar": Kind("similar", "labels", 7, {"opacity": 0.6}),
 }
 

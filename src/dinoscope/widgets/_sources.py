@@ -34,7 +34,7 @@ class LayerCombo(QComboBox):
     viewer : napari.Viewer
         Whose layers.
     kind : str
-        ``"image"`` or ``"labels"``.
+        ``"image"``, ``"labels"``, or both with a blank between them.
     none : str
         Text of an entry for "no layer"; no such entry when empty.
     accept : callable, optional
@@ -75,6 +75,11 @@ class LayerCombo(QComboBox):
         if layer in self._choices:
             self.setCurrentIndex(self._choices.index(layer))
 
+    @property
+    def layers(self) -> list[Layer]:
+        """The layers that are offered, topmost first."""
+        return [layer for layer in self._choices if layer is not None]
+
     def refresh(self, event: Any = None) -> None:
         """Offer the layers there are now; the chosen one stays chosen while it exists."""
         with contextlib.suppress(RuntimeError):  # the widget is gone, its slot is not yet
@@ -91,7 +96,8 @@ class LayerCombo(QComboBox):
         layers = [
             layer
             for layer in reversed(self._viewer.layers)
-            if layer._type_string == self._kind and (self._accept is None or self._accept(layer))
+            if layer._type_string in self._kind.split()
+            and (self._accept is None or self._accept(layer))
         ]
         choices: list[Layer | None] = ([None] if self._none else []) + layers
         with blocked(self):

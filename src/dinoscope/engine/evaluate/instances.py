@@ -96,7 +96,8 @@ class InstanceScorer:
         intervals |= known_intervals(
             {f"{n}_pooled": (low[i], high[i]) for i, n in enumerate(INSTANCE_FIGURES)}
         )
-        scores["ap50_low"], scores["ap50_high"] = intervals["ap50"]
+        if "ap50" in intervals:
+            scores["ap50_low"], scores["ap50_high"] = intervals["ap50"]
         scores |= {name: n for name, n in self._faults.items() if name in ("merged", "split")}
         notes = []
         if all(own is not None for own in self._scores):
