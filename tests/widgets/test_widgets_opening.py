@@ -120,13 +120,14 @@ def test_every_control_has_a_tooltip(qtbot: Any, fake: Any) -> None:
     )
 
     from dinoscope.widgets._panel import Panel
+    from dinoscope.widgets.evaluate import EvaluatePanel
     from dinoscope.widgets.finetune import FinetunePanel
     from dinoscope.widgets.predict import PredictPanel
 
     viewer = ViewerModel()
     viewer.add_image(np.zeros((3, 20, 20)), name="stack")
     kinds = (QAbstractButton, QAbstractSpinBox, QComboBox, QAbstractSlider)
-    for kind in (PredictPanel, FinetunePanel):
+    for kind in (PredictPanel, FinetunePanel, EvaluatePanel):
         panel: Panel = kind(viewer)
         silent = []
         for control in panel.findChildren((*kinds, QLineEdit)):

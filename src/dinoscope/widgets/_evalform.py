@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 from pathlib import Path
@@ -123,25 +124,49 @@ class _Choice(QWidget):
         ):
             add_row(grid, title, combo)
             combo.layer_changed.connect(self._on_change)
+        self._viewer = viewer
+        self._by_hand = False
+        for combo in (self.prediction, self.truth):
+            combo.activated.connect(self._on_chosen)
+        viewer.layers.events.inserted.connect(self._on_change)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(grid)
         self._part()
 
+    def choose(self, prediction: Layer, truth: Layer, other: Layer | None = None) -> None:
+        """Choose layers as the user does; they stay chosen while they exist."""
+        self._by_hand = True
+        self.prediction.layer, self.truth.layer, self.other.layer = prediction, truth, other
+
     def disconnect_viewer(self) -> None:
         for combo in (self.prediction, self.truth, self.other):
             combo.disconnect_viewer()
+        self._viewer.layers.events.inserted.disconnect(self._on_change)
 
-    def _on_change(self) -> None:
-        self._part()
-        self.changed.emit()
+    def _on_chosen(self, index: int) -> None:
+        self._by_hand = True
+
+    def _on_change(self, event: Any = None) -> None:
+        with contextlib.suppress(RuntimeError):  # the widget is gone, its slot is not yet
+            self._part()
+            self.changed.emit()
 
     def _part(self) -> None:
-        """Where both are one layer, choose another: a result for the prediction."""
+        """Where both are one layer, choose another: a result for the prediction.
+
+        Until the user has chosen, images give way to labels: they are offered for those who keep
+        labels as images.
+        """
+        labels = [x for x in self.prediction.layers if x._type_string == "labels"]
+        if labels and not self._by_hand:
+            for combo in (self.prediction, self.truth):
+                if combo.layer is not None and combo.layer not in labels:
+                    combo.layer = labels[0]
         same = self.prediction.layer
         if same is None or same is not self.truth.layer:
             return
-        others = [layer for layer in self.prediction.layers if layer is not same]
+        others = [layer for layer in labels or self.prediction.layers if layer is not same]
         if not others:
             return
         if _sounds_true(same) and METADATA not in same.metadata:
