@@ -93,6 +93,11 @@ class LayersForm(QWidget):
         request.payload["options"] = options
         return request
 
+    def refresh(self) -> None:
+        """Leave out error layers, which are known as such when a run has ended."""
+        for combo in (*self.labels.combos, *self.depths.combos, self.image):
+            combo.refresh()
+
     def disconnect_viewer(self) -> None:
         for choice in (self.labels, self.depths):
             choice.disconnect_viewer()
@@ -129,6 +134,7 @@ class _Choice(QWidget):
         for combo in (self.prediction, self.truth):
             combo.activated.connect(self._on_chosen)
         viewer.layers.events.inserted.connect(self._on_change)
+        self.combos = (self.prediction, self.truth, self.other)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addLayout(grid)
@@ -140,7 +146,7 @@ class _Choice(QWidget):
         self.prediction.layer, self.truth.layer, self.other.layer = prediction, truth, other
 
     def disconnect_viewer(self) -> None:
-        for combo in (self.prediction, self.truth, self.other):
+        for combo in self.combos:
             combo.disconnect_viewer()
         self._viewer.layers.events.inserted.disconnect(self._on_change)
 

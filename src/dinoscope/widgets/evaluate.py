@@ -166,6 +166,7 @@ class EvaluatePanel(Panel):
     def _on_ended(self, outcome: Outcome) -> None:
         from napari.utils.notifications import show_error
 
+        self.layers.refresh()
         self.runbar.stop(outcome.text, "error" if outcome.kind == "error" else "")
         if outcome.kind == "error":
             show_error(outcome.text)
