@@ -166,6 +166,81 @@ def shot_finetune() -> None:
     viewer.close()
 
 
+def stained_nuclei(tissue: np.ndarray) -> np.ndarray:
+    """Nuclei of a stained section, found by their colour: what the pictures below call truth."""
+    from scipy import ndimage
+    from skimage import color, filters, measure, morphology, segmentation
+
+    stain = ndimage.gaussian_filter(color.rgb2hed(tissue)[..., 0], 1.5)
+    inside = ndimage.binary_opening(stain > filters.threshold_otsu(stain), iterations=2)
+    depth = ndimage.gaussian_filter(ndimage.distance_transform_edt(inside), 1.5)
+    seeds = measure.label(morphology.h_maxima(depth, 0.6))
+    return segmentation.watershed(-depth, seeds, mask=inside).astype(np.uint16)
+
+
+def spoiled(ids: np.ndarray, share: float, seed: int = 0) -> np.ndarray:
+    """Ids with errors on purpose: that share of the objects lost, merged, cut and invented each."""
+    from scipy import ndimage
+
+    rng = np.random.default_rng(seed)
+    made = ids.copy()
+    labels = rng.permutation(np.unique(ids)[1:])
+    count = round(share * labels.size)
+    made[np.isin(made, labels[:count])] = 0
+    for label in labels[count : 2 * count]:
+        ring = np.unique(ids[ndimage.binary_dilation(ids == label, iterations=3)])
+        beside = [other for other in ring if other not in (0, label)]
+        if beside:
+            made[made == beside[0]] = label
+    for label in labels[2 * count : 3 * count]:
+        y, x = np.nonzero(made == label)
+        left = x < np.median(x) if x.size else np.zeros(0, bool)
+        made[y[left], x[left]] = ids.max() + label
+    rows, columns = np.ogrid[: ids.shape[0], : ids.shape[1]]
+    for y, x in rng.integers(8, min(ids.shape) - 8, (3 * count, 2)):
+        disc = (rows - y) ** 2 + (columns - x) ** 2 < 40
+        if not made[disc].any():
+            made[disc] = made.max() + 1
+    return made
+
+
+def shot_evaluate() -> None:
+    """Stained tissue, a prediction with errors on purpose, and two of those compared."""
+    viewer = napari.Viewer(show=True)
+    viewer.window.resize(*SIZE)
+    viewer.open_sample(PLUGIN, "ihc")
+    tissue = np.asarray(viewer.layers["ihc"].data)
+    truth = stained_nuclei(tissue)
+    viewer.add_labels(truth, name="truth", visible=False)
+    viewer.add_labels(spoiled(truth, 0.08), name="prediction")
+    _, panel = viewer.window.add_plugin_dock_widget(PLUGIN, "Evaluate")
+    wait(1.0)
+    viewer.fit_to_view()
+    run(panel)
+    viewer.layers["prediction"].visible = False
+    save(viewer, "evaluate")
+    viewer.layers.clear()
+
+    def tiles(plane: np.ndarray) -> np.ndarray:
+        return np.stack([p for row in np.split(plane, 4) for p in np.split(row, 4, axis=1)])
+
+    viewer.add_image(tiles(tissue), name="tissue", rgb=True)
+    viewer.add_labels(tiles(truth), name="truth", visible=False)
+    for name, share, seed in (("before", 0.12, 1), ("after", 0.05, 2)):
+        viewer.add_labels(tiles(spoiled(truth, share, seed)), name=name, visible=False)
+    panel.layers.choice.choose(*(viewer.layers[name] for name in ("before", "truth", "after")))
+    panel.layers.image.layer = viewer.layers["tissue"]
+    run(panel)
+    viewer.layers["after · errors"].visible = False
+    panel.results.which.setCurrentIndex(1)
+    panel.results.worst.selectRow(2)
+    panel.results.worst.cellClicked.emit(2, 0)
+    bar = panel.scroll.verticalScrollBar()
+    bar.setValue(panel.results.mapTo(panel.scroll.widget(), panel.results.pos()).y() - 40)
+    save(viewer, "evaluate_compare")
+    viewer.close()
+
+
 def open_features(sample: str) -> tuple[napari.Viewer, Any]:
     """A window with a sample and the Features panel, the worker warm."""
     viewer = napari.Viewer(show=True)

@@ -76,6 +76,14 @@ def test_an_object_that_is_found_swallows_no_blame() -> None:
     assert faults.pred.tolist() == [FOUND]
 
 
+def test_an_object_whose_largest_piece_matches_is_found_and_split() -> None:
+    truth, pred = boxes(t1=(0, 20)), boxes(p1=(0, 15), p2=(15, 20))
+    faults = object_faults(match_instances(truth, pred), 0.5)
+    assert faults.truth.tolist() == [FOUND]
+    assert faults.pred.tolist() == [FOUND, SPLIT]
+    assert faults.counts() == {"found": 1, "false": 0, "missed": 0, "merged": 0, "split": 1}
+
+
 def test_table_lists_the_worst_first() -> None:
     match = match_instances(TRUTH, PRED)
     table = fault_table(TRUTH, PRED, match, object_faults(match, 0.6))

@@ -288,7 +288,7 @@ def test_click_goes_to_the_object_on_its_plane(viewer: Any, open_panel: Any, pla
     panel = open_panel()
     play(panel)
     assert panel.results.worst.table["error"][0] == "missed"
-    assert panel.results.worst.table["plane"][0] == 4
+    assert panel.results.worst.table["plane"][0] == 3
     panel.results.worst.cellClicked.emit(0, 0)
     assert viewer.dims.current_step[0] == 3
     np.testing.assert_allclose(viewer.scene.camera.center[-2:], (44.5 * 0.5, 65.5 * 0.5 + 5))

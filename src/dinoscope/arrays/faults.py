@@ -36,22 +36,27 @@ class ObjectFaults:
 
     `truth` (n_truth,) and `pred` (n_pred,) are codes in the order of the match's ids; `partner`
     (n_truth,) is the number of the predicted object that each is matched with, or that shares most
-    with it, -1 for none; `iou` (n_truth,) the IoU with that one.
+    with it, -1 for none; `iou` (n_truth,) the IoU with that one. `cut` counts objects that were
+    found though pieces of them are other predicted objects.
     """
 
     truth: np.ndarray
     pred: np.ndarray
     partner: np.ndarray
     iou: np.ndarray
+    cut: int
 
     def counts(self) -> dict[str, int]:
-        """``found false missed merged split``: predicted objects for false, else true ones."""
+        """``found false missed merged split``: predicted objects for false, else true ones.
+
+        An object whose largest piece still matches counts as found and as split.
+        """
         return {
             "found": int((self.truth == FOUND).sum()),
             "false": int((self.pred == FALSE).sum()),
             "missed": int((self.truth == MISSED).sum()),
             "merged": int((self.truth == MERGED).sum()),
-            "split": int((self.truth == SPLIT).sum()),
+            "split": int((self.truth == SPLIT).sum()) + self.cut,
         }
 
 
@@ -84,9 +89,10 @@ def object_faults(match: InstanceMatch, threshold: float = 0.5) -> ObjectFaults:
     matched = match.pairs(threshold)
     partner[match.truth[matched]] = match.pred[matched]
     iou[match.truth[matched]] = match.iou[matched]
+    cut = int(pieces[match.truth[matched]].sum())
     truth[match.truth[matched]] = FOUND
     pred[match.pred[matched]] = FOUND
-    return ObjectFaults(truth, pred, partner, iou)
+    return ObjectFaults(truth, pred, partner, iou, cut)
 
 
 def instance_fault_map(

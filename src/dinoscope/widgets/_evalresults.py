@@ -10,7 +10,7 @@ import numpy as np
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QFileDialog, QLabel, QPushButton, QVBoxLayout, QWidget
 
-from dinoscope.arrays.faults import CONFUSED, FAULTS
+from dinoscope.arrays.faults import CONFUSED, FAULTS, MERGED, SPLIT
 from dinoscope.types import Table
 from dinoscope.widgets._charts import ChartView
 from dinoscope.widgets._style import Fold, hint_label, narrow, set_tone, side_by_side
@@ -58,7 +58,7 @@ class EvalResults(QWidget):
         self.which = narrow(QComboBox())
         self.which.setToolTip("Which plot is shown.")
         self.chart = ChartView()
-        self.key = QLabel(_key_text())
+        self.key = QLabel()
         self.key.setWordWrap(True)
         self.key.setToolTip("Colours of the error layer.")
         self.listed = narrow(QComboBox())
@@ -120,6 +120,7 @@ class EvalResults(QWidget):
         self.which.setCurrentIndex(max(0, self.which.findText(before)))
         self.which.blockSignals(False)
         self._on_chart()
+        self.key.setText(_key_text(task))
         self.key.setVisible(task in ("instance", "semantic"))
         objects = bool(data["objects"])
         self.listed.setVisible(objects and task != "classification")
@@ -155,8 +156,6 @@ class EvalResults(QWidget):
             self._places = table
         several = "plane" in table and len(np.unique(table["plane"])) > 1
         shown = {n: c for n, c in table.items() if n != "plane"} if not several else dict(table)
-        if several:
-            shown["plane"] = np.asarray(table["plane"]) + 1
         self.worst.show_table(shown, at_most=_ROWS)
         self.worst.setVisible(rows_of(table) > 0)
 
@@ -190,6 +189,7 @@ def show_whole(view: TableView, table: Table) -> None:
 def figure_table(documents: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> Table:
     """Figures as rows, one column for each evaluation, intervals in brackets."""
     table: Table = {"figure": np.array(list(names), dtype=object)}
+    digits = 3 if len(documents) == 1 else 2  # side by side there is less room
     for number, (title, one) in enumerate(documents.items()):
         cells = []
         for name in names:
@@ -199,7 +199,8 @@ def figure_table(documents: Mapping[str, Mapping[str, Any]], names: Sequence[str
                 continue
             text = f"{value:.3f}" if isinstance(value, float) else str(value)
             span = one["intervals"].get(name)
-            cells.append(f"{text}  [{span[0]:.3f}, {span[1]:.3f}]" if span else text)
+            low, high = (f"{v:.{digits}f}" for v in span) if span else ("", "")
+            cells.append(f"{text} [{low}, {high}]" if span else text)
         key = title if len(documents) > 1 else "value"
         table[key if key not in table else f"{key} {number + 1}"] = np.array(cells, dtype=object)
     return table
@@ -238,10 +239,11 @@ def _is_figure(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _key_text() -> str:
-    shown = [pair for code, pair in FAULTS.items() if code != CONFUSED]
-    shown.append(FAULTS[CONFUSED])
+def _key_text(task: str) -> str:
+    """The colours of the error layer of a task."""
+    unused = {"instance": (CONFUSED,), "semantic": (MERGED, SPLIT)}.get(task, ())
     return "  ".join(
         f'<span style="color:{colour}">■</span>&nbsp;{name.replace(" ", "&nbsp;")}'
-        for name, colour in shown
+        for code, (name, colour) in FAULTS.items()
+        if code not in unused
     )
