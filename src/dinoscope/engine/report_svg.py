@@ -86,7 +86,7 @@ def _legend(chart: Chart) -> str:
     for mark in reversed([m for m in chart.marks if m["name"]]):
         shown = _short(mark["name"], 16)
         left = right - 7 * len(shown) - 16
-        if left < _LEFT + 8 * len(chart.title):
+        if left < _LEFT + 8 * len(chart.title) + 8:
             break
         parts.append(
             f'<rect x="{left}" y="8" width="10" height="8" fill="{mark["colour"]}"/>'
