@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from dinoscope import __version__
 from dinoscope.commands import (
+    benchmark,
     demo,
     evaluate,
     explore,
@@ -43,7 +44,19 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(
         dest="command", required=True, metavar="COMMAND", parser_class=LineParser
     )
-    for command in (demo, models, predict, train, search, evaluate, explore, heightmap, export):
+    commands = (
+        demo,
+        models,
+        predict,
+        train,
+        search,
+        evaluate,
+        explore,
+        heightmap,
+        export,
+        benchmark,
+    )
+    for command in commands:
         command.add_parser(subparsers)
     return parser
 
