@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import accuracy, brushing, embedded, evaluate, interaction, memory
+from benchmarks import accuracy, brushing, embedded, evaluate, interaction, memory, speed
 from benchmarks.rows import Row, show, write_rows
 from benchmarks.settings import Settings
 
@@ -41,7 +41,7 @@ SUITES: dict[str, dict[str, Part]] = {
         "evaluate": with_data(evaluate.evaluate_rows),
         "brushing": with_data(brushing.brushing_rows),
     },
-    "speed": {},
+    "speed": speed.PARTS,
 }
 
 

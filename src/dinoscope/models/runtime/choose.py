@@ -158,7 +158,8 @@ class Engine:
     def _start(self, entry: _Built, key: tuple[Any, ...], work: Any) -> threading.Thread:
         with _lock:
             if key not in entry.threads:
-                thread = threading.Thread(target=work, daemon=True, name=f"dinoscope {key[0]}")
+                # Not a daemon: a process that ends while C++ code is building would crash.
+                thread = threading.Thread(target=work, name=f"dinoscope {key[0]}")
                 entry.threads[key] = thread
                 thread.start()
             return entry.threads[key]
@@ -191,10 +192,14 @@ class Engine:
         encoders = {"torch": self.encoder}
         for runtime in COMPILED:
             key = (runtime, self.device, self.threads)
+            if not threading.main_thread().is_alive():
+                return  # the program has ended: nobody needs the answer
             if installed(runtime):
                 self._build(entry, runtime, key)
                 if key in entry.encoders:
                     encoders[runtime] = entry.encoders[key]
+        if not threading.main_thread().is_alive():
+            return
         seconds = time_encoders(encoders, self.model)
         best = min(seconds, key=lambda name: seconds[name])
         if seconds[best] > WORTH * seconds["torch"]:
