@@ -1,7 +1,8 @@
 """Rivals, timed by interpreters of their own on the same machine in the same run.
 
 ``DINOSCOPE_CONVPAINT_PYTHON`` and ``DINOSCOPE_CELLPOSE_PYTHON`` name the interpreters of
-environments that have napari-convpaint and cellpose. Their networks get random weights: only time is measured.
+environments that have napari-convpaint and cellpose. Their networks get random weights: only time
+is measured.
 """
 
 from __future__ import annotations
