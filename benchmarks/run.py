@@ -38,6 +38,7 @@ SUITES: dict[str, dict[str, Part]] = {
     "embedded": embedded.PARTS,
     "annotate": {},
     "explore": {
+        **{name: with_data(rows) for name, rows in explore.PARTS.items()},
         "evaluate": with_data(evaluate.evaluate_rows),
         "brushing": with_data(brushing.brushing_rows),
     },
