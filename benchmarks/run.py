@@ -13,7 +13,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks import accuracy, brushing, embedded, evaluate, interaction, memory, speed
+from benchmarks import (
+    accuracy,
+    brushing,
+    embedded,
+    evaluate,
+    explore,
+    interaction,
+    memory,
+    speed,
+)
 from benchmarks.rows import Row, show, write_rows
 from benchmarks.settings import Settings
 

@@ -12,7 +12,7 @@ from dinoscope.arrays.normalize import Normalization, limits, to_model_input
 from dinoscope.config import ExploreOptions
 from dinoscope.engine.explore.encode import encode, load_original, resolve_layers, with_layers
 from dinoscope.engine.explore.store import EncodedPlane, TokenStore
-from dinoscope.errors import InputError, OutputError
+from dinoscope.errors import DeviceError, InputError, OutputError
 from dinoscope.models.adapter import add_lora
 from dinoscope.models.checkpoint import load_model, save_model
 from dinoscope.models.model import Model
@@ -111,6 +111,17 @@ def test_damaged_weights_are_noticed(end: End, stack: ImageInput) -> None:
         broken.backbone.vit.norm.weight.fill_(float("nan"))
     with pytest.raises(InputError, match="not all numbers"):
         end(encode(stack, broken, ExploreOptions(threads=1, zoom=1)))
+
+
+def test_too_little_memory_is_an_error_to_act_on(
+    end: End, model: Model, stack: ImageInput, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Model, x: torch.Tensor) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(Model, "encode", full)
+    with pytest.raises(DeviceError, match="not enough memory for a tile"):
+        end(encode(stack, model, ExploreOptions(threads=1, zoom=1)))
 
 
 # The adapter switched off

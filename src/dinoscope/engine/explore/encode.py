@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from dinoscope.arrays.axes import Index, Region, clip_region, plane_indices
 from dinoscope.arrays.normalize import Normalization, limits
@@ -21,10 +20,11 @@ from dinoscope.arrays.tiling import Tile, TileGrid
 from dinoscope.config import ExploreOptions, PredictOptions, parse_layers
 from dinoscope.engine.dense import Runner
 from dinoscope.engine.explore.store import EncodedPlane, TokenStore
+from dinoscope.engine.limits import TileTooLarge
 from dinoscope.engine.predict import open_runner
 from dinoscope.engine.scale import Prepared, zoom_for
 from dinoscope.engine.tokens import TokenJoiner
-from dinoscope.errors import InputError
+from dinoscope.errors import DeviceError, InputError
 from dinoscope.models.adapter import remove_lora
 from dinoscope.models.backbone import Backbone
 from dinoscope.models.checkpoint import load_model
@@ -376,7 +376,7 @@ class _Run:
         patch = self.runner.model.backbone.patch
         joiner = TokenJoiner(covered, patch, last_only=False)
         done = 0
-        with torch.inference_mode():
+        try:
             for batch in self.runner.tiles(pixels, self._grid, tiles, origin=self._bounds[:2]):
                 joiner.add(batch)
                 done += len(batch.tiles)
@@ -384,6 +384,12 @@ class _Run:
                 left = (time.perf_counter() - begun) / share * (1 - share)
                 count = number * len(tiles) + done
                 yield Progress("encode", count, total * len(tiles), left)
+        except TileTooLarge as error:
+            height, width = self._grid.tile_shape
+            raise DeviceError(
+                f"there is not enough memory for a tile of {height} x {width} px",
+                hint="Close other programs, choose a smaller model, or compute on the CPU.",
+            ) from error
         joined = joiner.result()
         rows = slice(*(r - joined.origin[0] for r in self._rows))
         columns = slice(*(c - joined.origin[1] for c in self._columns))
