@@ -98,6 +98,8 @@ class Engine:
 
     def __post_init__(self) -> None:
         require(self.choice, self.device)
+        # There before anything is started in a thread, which may ask for it.
+        self.encoder = self._torch(_entry(self.model))
         self.refresh()
 
     def encode(self, x: Tensor) -> FeatureMap:
@@ -122,11 +124,14 @@ class Engine:
                 return
             if key in entry.refused and entry.refused[key] not in self.notes:
                 self.notes.append(entry.refused[key])
+        self.encoder = self._torch(entry)
+
+    def _torch(self, entry: _Built) -> Encoder:
         own = ("torch", self.device, self.dtype)
         with _lock:
             if own not in entry.encoders:
                 entry.encoders[own] = torch_encoder(self.model, self.device, self.dtype)
-            self.encoder = entry.encoders[own]
+            return entry.encoders[own]
 
     def _wanted(self, entry: _Built) -> str:
         if self.choice != "auto":
