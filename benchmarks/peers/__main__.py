@@ -26,6 +26,8 @@ NETWORKS = {"unet-distance": "distance", "unet-flows": "flows", "stardist": "sta
 FOREST_IMAGES = 60
 #: Images that learning curves are read off.
 LOOKED_AT = 10
+#: Training images that a method's threshold is chosen on.
+TUNED_ON = 20
 
 
 def main() -> None:
@@ -107,11 +109,16 @@ def network_run(
         seed=args.seed,
         dtype=precision_for("cpu"),
     )
+    everything = [image for part in images.values() for image in part]
+    decoding = loop.best_threshold(
+        net, method, everything[:: max(1, len(everything) // TUNED_ON)], plan
+    )
     begun = time.monotonic()
     for image in held:
-        write(out, image.name, loop.predict(net, method, image, plan))
+        write(out, image.name, loop.predict(net, method, image, plan, **decoding))
     parameters = sum(p.numel() for p in net.parameters())
     facts |= {"minutes": args.minutes, "parameters": parameters}
+    facts |= decoding
     return facts | {"predict_s_per_image": (time.monotonic() - begun) / len(held)}
 
 

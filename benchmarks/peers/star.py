@@ -18,8 +18,12 @@ from dinoscope.arrays.targets import instance_targets
 RAYS = 32
 CHANNELS = 1 + RAYS
 GRID = 2
+#: The net counts in these, so that its first answers are of the size of an object.
+UNIT_PX = 10.0
 LONGEST = 120
-SURE = 0.5
+SURE = 0.4
+#: The training images choose among these in the end, as StarDist's own tuning does.
+THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6)
 OVERLAP = 0.4
 _ANGLES = 2 * np.pi * np.arange(RAYS) / RAYS
 
@@ -60,11 +64,11 @@ def loss(raw: Tensor, target: Tensor) -> Tensor:
     raw, target = raw[..., ::GRID, ::GRID], target[..., ::GRID, ::GRID]
     sure = target[:, :1]
     cross = F.binary_cross_entropy_with_logits(raw[:, :1], sure)
-    error = (F.softplus(raw[:, 1:]) - target[:, 1:]).abs() * sure
-    return cross + 0.2 * error.mean(1).sum() / sure.sum().clamp_min(1)
+    error = (F.softplus(raw[:, 1:]) - target[:, 1:] / UNIT_PX).abs() * sure
+    return cross + error.mean(1).sum() / sure.sum().clamp_min(1)
 
 
-def decode(raw: np.ndarray) -> np.ndarray:
+def decode(raw: np.ndarray, threshold: float = SURE) -> np.ndarray:
     """Raw maps (1 + RAYS, Y, X) to ids, the surest polygons first."""
     from skimage.draw import polygon
 
@@ -72,9 +76,9 @@ def decode(raw: np.ndarray) -> np.ndarray:
     ids = np.zeros(shape, int)
     part = raw[:, ::GRID, ::GRID]
     sure = 1 / (1 + np.exp(-part[0]))
-    y, x = np.nonzero(sure > SURE)
+    y, x = np.nonzero(sure > threshold)
     order = np.argsort(-sure[y, x])
-    length = F.softplus(torch.from_numpy(np.ascontiguousarray(part[1:, y, x]))).numpy()
+    length = UNIT_PX * F.softplus(torch.from_numpy(np.ascontiguousarray(part[1:, y, x]))).numpy()
     number = 0
     for i in order:
         cy, cx = y[i] * GRID, x[i] * GRID

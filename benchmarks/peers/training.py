@@ -68,18 +68,38 @@ def crop_plan(known_diameter: bool) -> CropPlan:
 
 
 @torch.inference_mode()
-def predict(net: UNet, method: ModuleType, image: TrainingImage, plan: CropPlan) -> np.ndarray:
-    """Ids of a whole image in its own pixels."""
+def predict(
+    net: UNet, method: ModuleType, image: TrainingImage, plan: CropPlan, **decoding: float
+) -> np.ndarray:
+    """Ids of a whole image in its own pixels; `decoding` is handed to the method's ``decode``."""
     shape = image.pixels.shape[1:]
     pixels = resample(image.pixels.astype(np.float32), scaled_shape(shape, plan.zoom_of(image)))
     height, width = pixels.shape[1:]
     pad = ((0, 0), (0, -height % 16), (0, -width % 16))
     x = torch.from_numpy(np.pad(pixels, pad, mode="symmetric"))[None]
     raw = net(x)[0, :, :height, :width].float().numpy()
-    ids = method.decode(raw)
+    ids = method.decode(raw, **decoding)
     rows = ((np.arange(shape[0]) + 0.5) * height / shape[0]).astype(int)
     columns = ((np.arange(shape[1]) + 0.5) * width / shape[1]).astype(int)
     return np.asarray(ids[rows[:, None], columns])
+
+
+def best_threshold(
+    net: UNet, method: ModuleType, images: list[TrainingImage], plan: CropPlan
+) -> dict[str, float]:
+    """The method's threshold that is best on training images, where it has several."""
+    found = {}
+    for threshold in getattr(method, "THRESHOLDS", ()):
+        values = [
+            average_precision(
+                np.asarray(i.targets["semantic"]),
+                predict(net, method, i, plan, threshold=threshold),
+                (0.5,),
+            )
+            for i in images
+        ]
+        found[threshold] = float(np.mean(values))
+    return {"threshold": max(found, key=lambda t: found[t])} if found else {}
 
 
 def train(

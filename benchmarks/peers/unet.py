@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-WIDTHS = (32, 64, 128, 224)
+WIDTHS = (16, 32, 64, 128, 256)
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:
@@ -21,7 +21,7 @@ def _block(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """``(B, 3, Y, X)``, sides multiples of 8, to ``(B, channels, Y, X)``."""
+    """``(B, 3, Y, X)``, sides multiples of 16, to ``(B, channels, Y, X)``."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -88,8 +88,9 @@ def test_a_peer_finds_the_objects_again_from_its_own_targets(method, kind) -> No
         raw = _logit(maps)
     elif method is flows:
         raw = np.concatenate([_logit(maps[:1]), 5 * maps[1:]])
-    else:  # long rays are their own inverse of softplus
-        raw = np.concatenate([_logit(maps[:1]), maps[1:]])
+    else:
+        rays = np.maximum(maps[1:], 0.1) / star.UNIT_PX
+        raw = np.concatenate([_logit(maps[:1]), np.log(np.expm1(rays))])  # softplus undone
     assert average_precision(ids, method.decode(raw.astype(np.float32)), (0.5,))[0] > 0.9
 
 
