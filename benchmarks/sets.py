@@ -131,5 +131,7 @@ def saw(model: str, name: str) -> bool:
     from dinoscope.models.catalog import inspect
 
     card = inspect(model)
-    excluded = name in str(card.training.get("exclude", ""))
+    # What it went on from may have seen what it left out itself.
+    fresh = card.training.get("start", "None") in ("", "None")
+    excluded = fresh and name in str(card.training.get("exclude", ""))
     return not excluded and any(_CARD_NAMES[name] in data for data in card.data)
