@@ -23,9 +23,21 @@ def test_a_size_map_that_says_too_little_still_crosses_zero_at_the_right_scale(
     assert scale._right_scale(looks) == pytest.approx(true, abs=1e-9)
 
 
-def test_of_several_crossings_the_steepest_counts() -> None:
-    looks = {-2.0: -0.05, -1.0: 0.05, 0.0: -0.6, 1.0: 0.6}
-    assert scale._right_scale(looks) == pytest.approx(0.5)
+def test_looks_walk_towards_the_right_scale_and_stop_behind_it() -> None:
+    asked: list[float] = []
+
+    def look(octaves: float) -> float:
+        asked.append(octaves)
+        return 0.5 * (octaves + 1.4)  # right at -1.4
+
+    assert scale._looks(look) == {0.0: 0.7, -1.0: pytest.approx(0.2), -2.0: pytest.approx(-0.3)}
+    assert asked == [0, -1, -2]
+
+
+def test_looks_begin_where_an_object_is_seen_and_end_where_none_is() -> None:
+    seen = {1: None, 0: None, -1: 0.4, -2: None, 2: 0.9}
+    assert scale._looks(seen.__getitem__) == {-1.0: 0.4}
+    assert scale._looks(lambda _: None) == {}
 
 
 def test_without_a_crossing_the_closest_look_tells_where_to_go() -> None:

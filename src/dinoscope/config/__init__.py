@@ -29,6 +29,7 @@ __all__ = [
     "DEVICES",
     "EvaluateOptions",
     "ExploreOptions",
+    "ImageOptions",
     "InstanceOptions",
     "LAYER_NAMES",
     "OptionInfo",
@@ -75,16 +76,12 @@ class InstanceOptions:
         check(self)
 
 
-@dataclass(frozen=True)
-class PredictOptions:
-    """One prediction run."""
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """How an image is brought before a model, and where it is computed."""
 
-    tasks: tuple[str, ...] = ("instance",)
     channels: tuple[int, ...] | None = option(
         None, "Channels that feed the model, by number; all of them when not given."
-    )
-    channel_weights: tuple[float, ...] | None = option(
-        None, "Weights of those channels when they are fused into one."
     )
     diameter_px: float | None = option(
         None,
@@ -100,6 +97,17 @@ class PredictOptions:
     local_contrast: bool = option(False, "Equalise local contrast first (CLAHE).")
     device: str = option("auto", "Where to compute.", choices=DEVICES)
     threads: int = option(0, "CPU threads; 0 = all available.", low=0, high=1024)
+    region: tuple[int, int, int, int] | None = None  # y0, x0, y1, x1 in pixels
+
+
+@dataclass(frozen=True)
+class PredictOptions(ImageOptions):
+    """One prediction run."""
+
+    tasks: tuple[str, ...] = ("instance",)
+    channel_weights: tuple[float, ...] | None = option(
+        None, "Weights of those channels when they are fused into one."
+    )
     runtime: str = option(
         "auto",
         "What computes the tokens; auto = PyTorch, or what was measured to be faster on this "
@@ -109,7 +117,6 @@ class PredictOptions:
     #: Wait for a runtime that was asked for by hand; a window goes on with PyTorch meanwhile.
     wait_for_runtime: bool = True
     plane: tuple[int, ...] | None = None
-    region: tuple[int, int, int, int] | None = None  # y0, x0, y1, x1 in pixels
     instance: InstanceOptions = field(default_factory=InstanceOptions)
     keep_maps: bool = False
 
@@ -138,12 +145,9 @@ class EvaluateOptions:
 
 
 @dataclass(frozen=True)
-class ExploreOptions:
+class ExploreOptions(ImageOptions):
     """Which tokens an image is looked at through."""
 
-    channels: tuple[int, ...] | None = option(
-        None, "Channels that feed the model, by number; all of them when not given."
-    )
     layers: str = option(
         "last",
         "Whose tokens: early, middle, last, several of them as early+last, or blocks from 0 as "
@@ -156,21 +160,6 @@ class ExploreOptions:
         low=1 / 16,
         high=8,
     )
-    diameter_px: float | None = option(
-        None,
-        "Typical object diameter in pixels of the image; estimated when not given.",
-        low=2,
-        high=5000,
-        unit="px",
-    )
-    pixel_size_um: float | None = option(
-        None, "Pixel size in µm; taken from the file or layer when not given.", low=1e-5, high=1e4
-    )
-    denoise: bool = option(False, "Median-filter each plane first.")
-    local_contrast: bool = option(False, "Equalise local contrast first (CLAHE).")
-    device: str = option("auto", "Where to compute.", choices=DEVICES)
-    threads: int = option(0, "CPU threads; 0 = all available.", low=0, high=1024)
-    region: tuple[int, int, int, int] | None = None  # y0, x0, y1, x1 in pixels
 
     def __post_init__(self) -> None:
         check(self)

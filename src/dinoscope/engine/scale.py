@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -18,8 +18,8 @@ from dinoscope.types import ImageInput
 
 #: Zooms beyond these do not help any more.
 ZOOM_RANGE = (1 / 16, 8.0)
-#: Scales at which an image of unknown object size is looked at, octaves apart.
-LOOK_ZOOMS = (0.25, 0.5, 1.0, 2.0, 4.0)
+#: An image of unknown object size is looked at an octave apart, up to so many octaves either way.
+MOST_OCTAVES = 2
 #: A size this close to the training size (in octaves) needs no further look.
 CLOSE_OCTAVES = 0.15
 #: An estimate is used as if it were this much smaller: objects seen a little too large are still
@@ -99,44 +99,65 @@ def _clipped(zoom: float) -> float:
 def estimate_diameter(prepared: Prepared, runner: Runner) -> float | None:
     """Typical object diameter in image pixels, or None where no object is seen.
 
-    The instance head's size map is read off in the middle of the middle plane at scales an octave
-    apart. What it says grows with the scale, but less than it should on images unlike those it was
-    trained on; so the scale at which it says "as in training" is found between them, rather than by
-    trusting one answer.
+    The instance head's size map is read off in the middle of the middle plane, first at the image's
+    own scale, then an octave further each time in the direction it points to, until it says the
+    opposite. What it says grows with the scale, but less than it should on images unlike those it
+    was trained on; so the scale at which it says "as in training" is found between two looks,
+    rather than by trusting one answer.
     """
     target = runner.model.card.diameter_px
     if not target:
         return None
     sampled = sample_indices(prepared.image, 3)
     index = sampled[len(sampled) // 2]
-    looks = {}
-    for zoom in LOOK_ZOOMS:
-        octaves = _seen_size(prepared, runner, index, zoom)
-        if octaves is not None:
-            looks[float(np.log2(zoom))] = octaves
+
+    def look(octaves: float) -> float | None:
+        return _seen_size(prepared, runner, index, _clipped(2**octaves))
+
+    looks = _looks(look)
     if not looks:
         return None
     guess = _right_scale(looks)
-    octaves = _seen_size(prepared, runner, index, _clipped(2**guess))
-    if octaves is not None and abs(octaves) > CLOSE_OCTAVES:
-        guess = _right_scale({**looks, guess: octaves})
+    seen = look(guess)
+    if seen is not None and abs(seen) > CLOSE_OCTAVES:
+        guess = _right_scale({**looks, guess: seen})
     return float(target / _clipped(2**guess))
+
+
+def _looks(look: Callable[[float], float | None]) -> dict[float, float]:
+    """What was seen at scales an octave apart, the last two on both sides of the right one.
+
+    Scales are log2 of the zoom; nothing where no scale shows an object.
+    """
+    for place in sorted(range(-MOST_OCTAVES, MOST_OCTAVES + 1), key=lambda o: (abs(o), -o)):
+        seen = look(place)
+        if seen is not None:
+            break
+    else:
+        return {}
+    looks = {float(place): seen}
+    step = -1 if seen > 0 else 1
+    while abs(place + step) <= MOST_OCTAVES:
+        place += step
+        further = look(place)
+        if further is None:
+            break
+        looks[float(place)] = further
+        if (further > 0) != (seen > 0):
+            break
+    return looks
 
 
 def _right_scale(looks: Mapping[float, float]) -> float:
     """Where between `looks` (log2 of the zoom to octaves seen) objects look like training objects.
 
-    The steepest of the crossings from too small to too large; without one, what the look that came
-    closest says.
+    Where the objects go from too small to too large; without that, what the look that came closest
+    says.
     """
     places = sorted(looks)
-    crossings = [
-        ((looks[b] - looks[a]) / (b - a), a - looks[a] * (b - a) / (looks[b] - looks[a]))
-        for a, b in pairwise(places)
-        if looks[a] <= 0 < looks[b]
-    ]
-    if crossings:
-        return max(crossings)[1]
+    for low, high in pairwise(places):
+        if looks[low] <= 0 < looks[high]:
+            return low - looks[low] * (high - low) / (looks[high] - looks[low])
     best = min(places, key=lambda place: abs(looks[place]))
     return best - looks[best]
 

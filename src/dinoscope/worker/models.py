@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dinoscope.errors import DinoscopeError
 from dinoscope.types import Progress
 from dinoscope.worker.jobs import JobContext
+from dinoscope.worker.protocol import travels
 
 if TYPE_CHECKING:
     from dinoscope.models.model import Model
@@ -149,7 +150,7 @@ def device(context: JobContext) -> Mapping[str, Any]:
 def plain(value: Any) -> Any:
     """`value` without types that the window's process would have to import."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        if type(value).__module__ in ("dinoscope.types", "dinoscope.config"):
+        if travels(type(value).__module__):
             return value
         fields = dataclasses.fields(value)
         return {field.name: plain(getattr(value, field.name)) for field in fields}

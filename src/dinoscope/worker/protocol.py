@@ -51,6 +51,11 @@ _KNOWN_MODULES = (
 _KNOWN_BUILTINS = {"Ellipsis", "bytearray", "complex", "frozenset", "range", "set", "slice"}
 
 
+def travels(module: str) -> bool:
+    """Whether values of a module's classes may occur in a message."""
+    return any(module == known or module.startswith(known + ".") for known in _KNOWN_MODULES)
+
+
 @dataclass(frozen=True)
 class Event:
     """Something that happened to a job, or to the worker itself.
@@ -183,8 +188,7 @@ class _Unpickler(pickle.Unpickler):
     """Refuses names that would import anything but plain values."""
 
     def find_class(self, module: str, name: str) -> Any:
-        known = any(module == m or module.startswith(m + ".") for m in _KNOWN_MODULES)
-        if known or (module == "builtins" and name in _KNOWN_BUILTINS):
+        if travels(module) or (module == "builtins" and name in _KNOWN_BUILTINS):
             return super().find_class(module, name)
         raise WorkerError(
             f"a message between napari and the worker contains {module}.{name}",

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from dinoscope.arrays.axes import Index, Region, clip_region, plane_indices
-from dinoscope.arrays.normalize import Normalization, limits
 from dinoscope.arrays.patches import PatchGrid
 from dinoscope.arrays.resample import scaled_shape
 from dinoscope.arrays.tiling import Tile, TileGrid
@@ -21,7 +20,7 @@ from dinoscope.config import ExploreOptions, PredictOptions, parse_layers
 from dinoscope.engine.dense import Runner
 from dinoscope.engine.explore.store import EncodedPlane, TokenStore
 from dinoscope.engine.limits import TileTooLarge
-from dinoscope.engine.predict import open_runner
+from dinoscope.engine.predict import open_runner, prepare
 from dinoscope.engine.scale import Prepared, zoom_for
 from dinoscope.engine.tokens import TokenJoiner
 from dinoscope.errors import DeviceError, InputError
@@ -260,6 +259,8 @@ def _open(
         channels=options.channels,
         diameter_px=options.diameter_px,
         pixel_size_um=options.pixel_size_um,
+        denoise=options.denoise,
+        local_contrast=options.local_contrast,
         device=options.device,
         threads=options.threads,
     )
@@ -267,18 +268,17 @@ def _open(
     region = clip_region(image, options.region) if options.region else None
     runner, notes = open_runner(model, predict)
     yield Progress("prepare", 0, 1, message="reading the image")
-    card = Normalization.from_json(model.card.normalization)
-    normalization = replace(
-        card,
-        denoise=card.denoise or options.denoise,
-        local_contrast=card.local_contrast or options.local_contrast,
-    )
-    bounds = limits(image, normalization, channels=options.channels)
-    prepared = Prepared(image, bounds, normalization, predict)
+    prepared = prepare(image, model, predict)
     zoom = zoom or options.zoom
     if zoom is None:
         # The limits tell images of one name apart: looking at their objects again takes seconds.
-        place = (image.name, image.shape, bounds.tobytes(), model.digest or id(model), predict)
+        place = (
+            image.name,
+            image.shape,
+            prepared.limits.tobytes(),
+            model.digest or id(model),
+            predict,
+        )
         if place not in store.zooms:
             store.zooms[place] = zoom_for(prepared, runner)[0]
         zoom = store.zooms[place]
