@@ -60,7 +60,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except OutputError:
         raise
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise output_error(path, error) from error
     finally:
         _discard(part)
 
@@ -141,7 +141,7 @@ class PlaneWriter:
             self._file = tifffile.TiffWriter(self._part, bigtiff=big, ome=False)
         except OSError as error:
             _discard(self._part)
-            raise _output_error(self.path, error) from error
+            raise output_error(self.path, error) from error
         return self
 
     def write(self, plane: np.ndarray) -> None:
@@ -179,7 +179,7 @@ class PlaneWriter:
                 **options,
             )
         except OSError as error:
-            raise _output_error(self.path, error) from error
+            raise output_error(self.path, error) from error
         self._written += 1
 
     def __exit__(
@@ -197,7 +197,7 @@ class PlaneWriter:
                 os.replace(self._part, self.path)
         except OSError as failure:
             if kind is None:  # otherwise the first error says more
-                raise _output_error(self.path, failure) from failure
+                raise output_error(self.path, failure) from failure
         finally:
             _discard(self._part)
         if kind is None and not complete:
@@ -284,7 +284,7 @@ def _part_beside(path: Path) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise output_error(path, error) from error
     return path.with_name(f".dinoscope-{secrets.token_hex(6)}.part")
 
 
@@ -293,7 +293,8 @@ def _discard(part: Path) -> None:
         part.unlink()
 
 
-def _output_error(path: Path, error: OSError) -> OutputError:
+def output_error(path: Path, error: OSError) -> OutputError:
+    """What to tell the user about `error`, which came up while `path` was written."""
     return OutputError(
         f"{path} could not be written ({error.strerror or error})",
         hint=_HINTS.get(error.errno or 0, ""),
