@@ -178,11 +178,12 @@ class SingleCells:
     training: list[ImageSet]
     validation: dict[str, list[TrainingImage]]
     plans: dict[str, CropPlan]
+    normalizations: dict[str, Normalization]
 
 
 def single_cells(data: Path, exclude: set[str]) -> SingleCells:
     """The sets of `CLASSIFIED`, each normalised over itself as its adapter will do it."""
-    found = SingleCells((), [], {}, {})
+    found = SingleCells((), [], {}, {}, {})
     for folder, axes in CLASSIFIED.items():
         if folder in exclude:
             continue
@@ -206,6 +207,7 @@ def single_cells(data: Path, exclude: set[str]) -> SingleCells:
         found.validation[folder] = parts["dev-val"]
         side = parts["dev-train"][0].pixels.shape[-1]
         gentle = Augmentation(scale_jitter=0.0, intensity=0.35, invert=0.0, keep_absolute=True)
+        found.normalizations[folder] = fixed
         found.plans[folder] = CropPlan(CLASS_PX, None, CLASS_PX / side, gentle)
     return found
 
