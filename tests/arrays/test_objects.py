@@ -58,6 +58,13 @@ def test_mean_intensity_of_each_channel_is_in_the_image_s_own_units() -> None:
     assert table["mean_intensity_1"].tolist() == [1500.5, 0]
 
 
+def test_confidence_is_the_mean_foreground_of_each_object() -> None:
+    foreground = np.full((6, 8), 51, np.uint8)
+    foreground[1:3, 1:5], foreground[4, 6] = 255, 153
+    table = object_table(plane(), foreground=foreground)
+    np.testing.assert_allclose(table["confidence"], [0.4, 1.0])
+
+
 def test_pixels_that_are_not_finite_are_left_out_of_the_mean() -> None:
     image = np.ones((1, 6, 8), np.float32)
     image[0, 1, 1:3] = np.nan, np.inf

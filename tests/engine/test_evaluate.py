@@ -57,6 +57,34 @@ def test_instances_are_paired_by_stem_whatever_the_format(folders: tuple[Path, P
     json.dumps(scores, allow_nan=False)
 
 
+def test_scores_count_where_an_image_has_no_prediction(folders: tuple[Path, Path]) -> None:
+    predictions, truth = folders
+    tifffile.imwrite(predictions / "a_instance.tif", objects(1, 2).astype(np.uint32))
+    write_csv(predictions / "a_objects.csv", "label,confidence", "1,0.9", "2,0.8")
+    tifffile.imwrite(predictions / "b_instance.tif", objects().astype(np.uint32))
+    write_csv(predictions / "b_objects.csv", "label,confidence")
+    for name in ("a", "b"):
+        tifffile.imwrite(truth / f"{name}.tif", objects(1, 2))
+
+    scores = evaluate(predictions, truth, "instance")
+
+    # Half of the objects are found, all of them rightly: precision 1 at 51 of 101 recalls.
+    assert scores["coco_ap50"] == pytest.approx(51 / 101)
+
+
+def test_objects_of_one_image_give_no_interval(folders: tuple[Path, Path]) -> None:
+    predictions, truth = folders
+    rows = [f"a,0,{i},{'xy'[i % 2]},{0.3 + 0.1 * i},{0.7 - 0.1 * i}" for i in range(4)]
+    write_csv(predictions / "classification.csv", "image,plane,object,class,p_x,p_y", *rows)
+    names = [f"a,{i},{'x' if i < 2 else 'y'}" for i in range(4)]
+    scores = evaluate(
+        predictions, write_csv(truth / "t.csv", "image,object,class", *names), "classification"
+    )
+    assert scores["n"] == 4
+    assert "roc_auc" in scores
+    assert scores["intervals"] == {}
+
+
 def test_plain_stems_are_predictions_too(folders: tuple[Path, Path]) -> None:
     predictions, truth = folders
     tifffile.imwrite(predictions / "a.tif", objects(1))

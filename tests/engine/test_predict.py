@@ -182,3 +182,16 @@ def test_cost_grows_with_planes(full_model: Model) -> None:
     assert ten["planes"] == 10
     assert ten["seconds"] - START_S == pytest.approx(10 * (one["seconds"] - START_S))
     assert ten["memory_mb"] == one["memory_mb"]  # planes are worked on one after the other
+
+
+def test_cost_counts_the_looks_for_a_diameter_and_what_an_earlier_run_found(
+    full_model: Model,
+) -> None:
+    image = ImageInput(_stack(100, 100), "YX")
+    given = estimate_cost(image, full_model, PredictOptions(("instance",), diameter_px=28))
+    automatic = PredictOptions(("instance",))
+    unknown = estimate_cost(image, full_model, automatic)
+    small = estimate_cost(image, full_model, automatic, diameter_px=7)
+    assert (given["at_least"], unknown["at_least"], small["at_least"]) == (0, 1, 0)
+    assert unknown["seconds"] > given["seconds"]
+    assert small["tiles"] > unknown["tiles"]  # small objects are looked at enlarged

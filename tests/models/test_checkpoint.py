@@ -472,6 +472,9 @@ def test_file_in_the_working_folder_is_a_file_and_a_name_is_a_name(
     assert locate("m.dinoscope") == Path("m.dinoscope")
     assert locate("sub/model") == Path("sub/model")
     assert getattr(locate("dinov2_vits14"), "name", "") == "dinov2_vits14"
+    Path("cells.tif").write_bytes(b"II*")
+    with pytest.raises(ModelFileError, match=r"'cells.tif' is no model file.*\.dinoscope"):
+        locate("cells.tif")
 
 
 # --- backbone files ---

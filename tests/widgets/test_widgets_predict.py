@@ -443,6 +443,17 @@ def test_the_cost_is_told_before_run(viewer: Any, open_panel: Any, fake: Any, qt
     panel = open_panel()
     qtbot.waitUntil(lambda: "3.2 s" in panel.runbar.cost.text())
     assert "640 MB" in panel.runbar.cost.text()
+    assert panel.runbar.cost.text().startswith("About")
+
+
+def test_a_cost_that_hangs_on_an_unknown_diameter_is_said_to_be_the_least(
+    viewer: Any, open_panel: Any, fake: Any, qtbot: Any
+) -> None:
+    fake.answers["estimate"] = {"seconds": 3.2, "memory_mb": 640, "at_least": 1.0}
+    viewer.add_image(np.zeros((HEIGHT, WIDTH)), name="cells")
+    panel = open_panel()
+    qtbot.waitUntil(lambda: panel.runbar.cost.text().startswith("At least 3.2 s"))
+    assert fake.last("estimate").payload["diameter_px"] is None
 
 
 def test_a_card_that_torch_cannot_use_is_said(

@@ -169,6 +169,7 @@ def test_redecoded_objects_are_measured_where_they_lie_in_the_image(kept_run: To
     np.testing.assert_allclose(table["centroid_y"], first["centroid_y"] + 10)
     np.testing.assert_allclose(table["centroid_x"], first["centroid_x"] + 20)
     assert table["mean_intensity_0"].tolist() == [3] * 4
+    assert ((table["confidence"] > 0.5) & (table["confidence"] <= 1)).all()
     assert table["area_um2"].sum() == pytest.approx(table["area_px"].sum() / 4)
     assert np.concatenate([p["objects"]["label"] for p in planes]).tolist() == list(range(1, 9))
 

@@ -18,6 +18,7 @@ def object_table(
     index: tuple[int, ...] = (),
     plane_axes: str = "",
     origin: tuple[int, ...] = (0, 0),
+    foreground: np.ndarray | None = None,
 ) -> Table:
     """Area, diameter, centroid and mean intensity of every object of a plane.
 
@@ -35,13 +36,16 @@ def object_table(
         Axis letters of `index`; each becomes a column, in lower case.
     origin : (y, x)
         Where in its plane the region `ids` begins, in pixels; centroids count from the plane's.
+    foreground : (Y, X) uint8 array, optional
+        How sure the model is that a pixel belongs to an object, 255 = certain.
 
     Returns
     -------
     Table
         Rows in order of their id. ``label``; one column for each plane axis; ``area_px area_um2
         diameter_px diameter_um`` (of the circle of equal area); ``centroid_y centroid_x`` (pixels
-        of the plane, pixel centres at whole numbers); ``mean_intensity_<c>`` for each channel.
+        of the plane, pixel centres at whole numbers); ``mean_intensity_<c>`` for each channel;
+        ``confidence``, the mean of `foreground` from 0 to 1, where it is given.
 
     Raises
     ------
@@ -88,6 +92,8 @@ def object_table(
     }
     for channel, plane in enumerate(() if image is None else image):
         table[f"mean_intensity_{channel}"] = _mean(row, plane.ravel()[place], count)
+    if foreground is not None:
+        table["confidence"] = _mean(row, foreground.ravel()[place], count) / 255
     return table
 
 

@@ -9,6 +9,7 @@ from dinoscope.arrays.axes import clip_region, plane_count
 from dinoscope.arrays.resample import needed_window, scaled_shape
 from dinoscope.config import PredictOptions
 from dinoscope.engine.predict import open_runner
+from dinoscope.engine.scale import known_zoom, looking_tiles, zoom_of_diameter
 from dinoscope.models.model import Model
 from dinoscope.types import ImageInput
 
@@ -16,23 +17,33 @@ from dinoscope.types import ImageInput
 START_S = 0.3
 
 
-def estimate_cost(image: ImageInput, model: Model, options: PredictOptions) -> Mapping[str, float]:
+def estimate_cost(
+    image: ImageInput,
+    model: Model,
+    options: PredictOptions,
+    diameter_px: float | None = None,
+) -> Mapping[str, float]:
     """Seconds and megabytes that a run will take here, from one timed tile of this model.
+
+    Parameters
+    ----------
+    diameter_px : float, optional
+        What an earlier run found in this image, in pixels; used where the run will look for the
+        diameter itself.
 
     Returns
     -------
     Mapping
-        ``seconds``, ``memory_mb`` (of the worker, beyond what it holds now), ``tiles``, ``planes``.
+        ``seconds``, ``memory_mb`` (of the worker, beyond what it holds now), ``tiles``, ``planes``;
+        ``at_least`` is 1 where the diameter is not known yet: small objects take more.
     """
     runner, _ = open_runner(model, options)
     shape = (image.size("Y"), image.size("X"))
     region = clip_region(image, options.region) if options.region else (0, 0, *shape)
     card = model.card
-    zoom = (
-        card.diameter_px / options.diameter_px
-        if card.diameter_px and options.diameter_px
-        else card.zoom
-    )
+    known = known_zoom(card, image, options)
+    zoom = zoom_of_diameter(card, diameter_px) if known is None else known[0]
+    looks = looking_tiles(runner, shape) if known is None else 0
     scaled = scaled_shape(shape, zoom)
     window = needed_window(scaled, shape, region) if options.region else (0, 0, *scaled)
     grid = runner.grid(scaled)
@@ -48,10 +59,11 @@ def estimate_cost(image: ImageInput, model: Model, options: PredictOptions) -> M
         model_px * (3 + maps) * 4 + native_px * (4 * maps + 24) + model_px / 196 * dim * 6 + 60e6
     ) / 1e6
     # Reading, resampling and decoding objects: measured at about 0.35 µs per pixel on one core.
-    seconds = planes * (tiles * per_tile + 0.35e-6 * native_px) + START_S
+    seconds = planes * (tiles * per_tile + 0.35e-6 * native_px) + looks * per_tile + START_S
     return {
         "seconds": seconds,
         "memory_mb": math.ceil(megabytes),
         "tiles": float(tiles),
         "planes": float(planes),
+        "at_least": float(known is None and diameter_px is None),
     }

@@ -270,7 +270,7 @@ class _Run:
             if self.options.keep_maps:
                 kept["instance"] = quantized
             ids = decode_instances(quantized, self.options.instance)
-            objects = measure(self.prepared.image, ids, index, self._region)
+            objects = measure(self.prepared.image, ids, index, self._region, quantized[0])
         if "classification" in self.options.tasks:
             classes = self._classify(index, tokens, ids)
             if ids is not None and objects is not None:
@@ -399,11 +399,19 @@ class _Run:
         return table
 
 
-def measure(image: ImageInput, ids: np.ndarray, index: Index, region: Region) -> Table:
+def measure(
+    image: ImageInput, ids: np.ndarray, index: Index, region: Region, foreground: np.ndarray
+) -> Table:
     """The objects table of one plane; centroids count from the image's origin."""
     pixels = read_plane(image, index, region=region)
     return object_table(
-        ids, pixels, image.pixel_size_um, index, image.plane_axes, origin=region[:2]
+        ids,
+        pixels,
+        image.pixel_size_um,
+        index,
+        image.plane_axes,
+        origin=region[:2],
+        foreground=foreground,
     )
 
 

@@ -14,6 +14,7 @@ from dinoscope.arrays.normalize import Normalization, to_model_input
 from dinoscope.arrays.resample import needed_window, resample, scaled_shape
 from dinoscope.config import PredictOptions
 from dinoscope.engine.dense import Runner
+from dinoscope.models.card import ModelCard
 from dinoscope.types import ImageInput
 
 #: Zooms beyond these do not help any more.
@@ -70,6 +71,28 @@ class Prepared:
         )
 
 
+def known_zoom(
+    card: ModelCard, image: ImageInput, options: PredictOptions
+) -> tuple[float, float | None] | None:
+    """What :func:`zoom_for` returns where it need not look at the image; ``None`` where it must."""
+    if options.diameter_px is not None and card.diameter_px:
+        return _clipped(card.diameter_px / options.diameter_px), options.diameter_px
+    pixel_size = options.pixel_size_um or image.pixel_size_um.get("Y")
+    if card.pixel_size_um and pixel_size:
+        zoom = _clipped(card.zoom * pixel_size / card.pixel_size_um)
+        return zoom, card.diameter_px / zoom if card.diameter_px else None
+    if not card.diameter_px or "instance" not in card.heads:
+        return _clipped(card.zoom), None
+    return None
+
+
+def zoom_of_diameter(card: ModelCard, diameter_px: float | None) -> float:
+    """The zoom for an estimated diameter; the card's own where none was seen."""
+    if diameter_px is None or not card.diameter_px:
+        return _clipped(card.zoom)
+    return _clipped(card.diameter_px / (CAUTION * diameter_px))
+
+
 def zoom_for(prepared: Prepared, runner: Runner) -> tuple[float, float | None]:
     """Model pixels per image pixel, and the object diameter in image pixels where one was used.
 
@@ -77,19 +100,24 @@ def zoom_for(prepared: Prepared, runner: Runner) -> tuple[float, float | None]:
     one; the card's fixed zoom, for models without a training diameter; an estimate from the image
     itself.
     """
-    card, options = runner.model.card, prepared.options
-    if options.diameter_px is not None and card.diameter_px:
-        return _clipped(card.diameter_px / options.diameter_px), options.diameter_px
-    pixel_size = options.pixel_size_um or prepared.image.pixel_size_um.get("Y")
-    if card.pixel_size_um and pixel_size:
-        zoom = _clipped(card.zoom * pixel_size / card.pixel_size_um)
-        return zoom, card.diameter_px / zoom if card.diameter_px else None
-    if not card.diameter_px or "instance" not in card.heads:
-        return _clipped(card.zoom), None
+    card = runner.model.card
+    known = known_zoom(card, prepared.image, prepared.options)
+    if known is not None:
+        return known
     diameter = estimate_diameter(prepared, runner)
-    if diameter is None:
-        return _clipped(card.zoom), None
-    return _clipped(card.diameter_px / (CAUTION * diameter)), diameter
+    return zoom_of_diameter(card, diameter), diameter
+
+
+def looking_tiles(runner: Runner, shape: tuple[int, int]) -> int:
+    """Tiles that :func:`estimate_diameter` usually encodes on a plane of `shape` (Y, X).
+
+    One look at the image's own scale, one an octave on, one between.
+    """
+    tiles = 0
+    for octaves in (0.0, 1.0, 0.5):
+        scaled = scaled_shape(shape, 2**octaves)
+        tiles += len(runner.grid(_seen_shape(scaled, runner)).tiles)
+    return tiles
 
 
 def _clipped(zoom: float) -> float:
@@ -166,12 +194,18 @@ def _seen_size(
     prepared: Prepared, runner: Runner, index: tuple[int, ...], zoom: float
 ) -> float | None:
     """Median of the size map over foreground, in octaves from the training diameter."""
-    height, width = scaled_shape(prepared.shape, zoom)
-    side = SEEN_TILES * runner.model.card.tile[1]
-    y0, x0 = max(0, (height - side) // 2), max(0, (width - side) // 2)
-    window = (y0, x0, min(height, y0 + side), min(width, x0 + side))
+    whole = scaled_shape(prepared.shape, zoom)
+    height, width = _seen_shape(whole, runner)
+    y0, x0 = (whole[0] - height) // 2, (whole[1] - width) // 2
+    window = (y0, x0, y0 + height, x0 + width)
     maps = runner.dense_maps(prepared.pixels(index, zoom, window), ["instance"])["instance"]
     sure = maps[0] > 0.5
     if sure.mean() < LEAST_FOREGROUND:
         return None
     return float(np.median(maps[3][sure]))
+
+
+def _seen_shape(scaled: tuple[int, int], runner: Runner) -> tuple[int, int]:
+    """How much of a plane of model pixels a look sees."""
+    side = SEEN_TILES * runner.model.card.tile[1]
+    return min(scaled[0], side), min(scaled[1], side)

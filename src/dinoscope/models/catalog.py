@@ -79,6 +79,8 @@ def locate(name_or_path: str | Path) -> Path | BackboneSpec:
     ------
     UsageError
         None of these; the text names what there is.
+    ModelFileError
+        A file of another kind.
     """
     text = str(name_or_path)
     path = Path(text).expanduser()
@@ -89,6 +91,11 @@ def locate(name_or_path: str | Path) -> Path | BackboneSpec:
             return folder / f"{text}{SUFFIX}"
     if text in BACKBONES:
         return get_spec(text)
+    if path.is_file():
+        raise ModelFileError(
+            f"{text!r} is no model file",
+            expected="a file that ends in " + ", ".join(_FILE_SUFFIXES),
+        )
     raise UsageError(
         f"there is no model {text!r}",
         expected="a file, or one of " + ", ".join(str(entry["name"]) for entry in list_models()),

@@ -418,7 +418,12 @@ class PredictPanel(Panel):
         if not self.model.entry.get("available", True):
             self.runbar.cost.setText("")
             return None
-        payload = {"model": request.model, "options": request.options}
+        last = self.last_run.summary if self.last_run is not None else None
+        payload = {
+            "model": request.model,
+            "options": request.options,
+            "diameter_px": last.diameter_px if last is not None else None,
+        }
         job = self.controller.submit("estimate", payload, {"image": request.source.image})
         job.done.connect(self._on_cost)
         job.failed.connect(self._on_no_cost)
@@ -426,7 +431,8 @@ class PredictPanel(Panel):
 
     def _on_cost(self, data: dict[str, Any]) -> None:
         device = str(self.controller.device.get("name") or self.controller.device.get("device", ""))
-        parts = [f"About {time_text(data.get('seconds'))}"]
+        about = "At least" if data.get("at_least") else "About"
+        parts = [f"{about} {time_text(data.get('seconds'))}"]
         if data.get("memory_mb"):
             parts.append(memory_text(data["memory_mb"]))
         if device:

@@ -16,8 +16,9 @@ redecode   ``run``, ``options`` (InstanceOptions),              plane: ``run``, 
            ``indices`` [all], ``first_id`` [1];                 ``arrays``, ``objects``,
            ``image`` is optional (for intensities)              ``classes``;
                                                                 done: ``run``, ``next_id``
-estimate   ``model``, ``options``                               ``seconds``, ``memory_mb``,
-                                                                ``tiles``, ``planes``, ``note``
+estimate   ``model``, ``options``, ``diameter_px`` [None]:      ``seconds``, ``memory_mb``,
+           what an earlier run found                            ``tiles``, ``planes``,
+                                                                ``at_least``, ``note``
 diameter   ``model``, ``options``, ``calibration`` [None]       ``diameter_px`` (or None)
 heightmap  ``step_um`` [the image's], ``channels`` [all]        plane: ``index``, ``arrays``
                                                                 (``height``, ``confidence``,

@@ -125,6 +125,7 @@ class _Planes:
 def redecode(context: JobContext) -> Steps:
     """Objects of a finished run with other options, without the network."""
     from dinoscope.arrays.axes import read_plane
+    from dinoscope.arrays.decode import decode_instances
     from dinoscope.arrays.objects import object_table
 
     payload, runs = context.payload, context.tools.runs
@@ -135,7 +136,8 @@ def redecode(context: JobContext) -> Steps:
     next_id = int(payload.get("first_id", 1))
     region = tuple(info["region"])
     for number, index in enumerate(indices):
-        ids = _decode(runs, run, index, options)
+        maps = runs.maps(run, index)
+        ids = decode_instances(maps, options, _basins_of(run, index, maps))
         pixels = None
         if "image" in context.images:
             pixels = read_plane(context.image, index, region=region)
@@ -146,6 +148,7 @@ def redecode(context: JobContext) -> Steps:
             index,
             info["plane_axes"],
             origin=info["region"][:2],
+            foreground=maps[0],
         )
         classes = _carry_classes(runs, run, index, ids, objects)
         found = int(ids.max(initial=0))
@@ -166,15 +169,6 @@ def redecode(context: JobContext) -> Steps:
         )
         yield Progress("objects", number + 1, len(indices))
     return {"run": run, "next_id": next_id}
-
-
-def _decode(
-    runs: RunStore, run: str, index: tuple[int, ...], options: InstanceOptions
-) -> np.ndarray:
-    from dinoscope.arrays.decode import decode_instances
-
-    maps = runs.maps(run, index)
-    return decode_instances(maps, options, _basins_of(run, index, maps))
 
 
 def _basins_of(run: str, index: tuple[int, ...], maps: np.ndarray) -> np.ndarray:
@@ -250,7 +244,7 @@ def estimate(context: JobContext) -> Mapping[str, Any]:
 
     options = _options(context)
     model = context.tools.models.get(context.payload["model"], options.device)
-    cost = dict(estimate_cost(context.image, model, options))
+    cost = dict(estimate_cost(context.image, model, options, context.payload.get("diameter_px")))
     return {**cost, "note": memory_note(float(cost["memory_mb"]), free_memory_mb())}
 
 

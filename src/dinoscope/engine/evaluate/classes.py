@@ -115,6 +115,8 @@ def _ranked_intervals(pairs: ClassPairs, group: list[str]) -> dict[str, tuple[fl
         return {}
     truth = np.asarray(pairs.true)
     names = list(dict.fromkeys(group))
+    if len(names) == 1:
+        return {}  # one image says nothing about how much others would differ
     number = {name: i for i, name in enumerate(names)}
     members: list[list[int]] = [[] for _ in names]
     for i, name in enumerate(group):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,10 +89,10 @@ def predict_folder(
         with PlaneWriter(target, shape, image.plane_axes + "YX", planes[0].dtype) as writer:
             for plane in planes:
                 writer.write(plane)
+        if task == "instance":  # their confidence ranks objects for COCO's figures
+            write_table(output / f"{stem}_objects.csv", _joined([o.objects or {} for o in outputs]))
     if task == "classification":
-        names = list(dict.fromkeys(name for table in tables for name in table))
-        joined = {name: np.concatenate([table[name] for table in tables]) for name in names}
-        write_table(output / "classification.csv", joined)
+        write_table(output / "classification.csv", _joined(tables))
     yield Progress("predict", len(paths), len(paths))
     if summary is None:
         raise InputError(f"{images} holds no image", expected="at least one")
@@ -104,6 +104,11 @@ def predict_folder(
         "diameter_px": summary.diameter_px,
         "images": len(paths),
     }
+
+
+def _joined(tables: Sequence[Table]) -> Table:
+    """Tables of the same columns below each other."""
+    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
 
 
 def _class_rows(stem: str, plane: int, classes: Table | None) -> Table:

@@ -100,7 +100,8 @@ class InstanceScorer:
             scores["ap50_low"], scores["ap50_high"] = intervals["ap50"]
         scores |= {name: n for name, n in self._faults.items() if name in ("merged", "split")}
         notes = []
-        if all(own is not None for own in self._scores):
+        scored = all(own is not None for own in self._scores)
+        if scored and (scores["n_pred"] or scores["n_truth"]):
             precision = coco_precision(
                 self._matches, [own for own in self._scores if own is not None], AP_THRESHOLDS
             )
@@ -133,6 +134,8 @@ def _foreground_dice(true: np.ndarray, said: np.ndarray) -> float:
 
 def _scores_of(match: InstanceMatch, scores: Mapping[int, float] | None) -> np.ndarray | None:
     """Scores in the order of the ids, ``None`` unless every object has one."""
+    if not match.n_pred:
+        return np.zeros(0)  # no object lacks a score
     if scores is None:
         return None
     own = np.array([scores.get(int(label), np.nan) for label in match.pred_ids], np.float64)
