@@ -39,7 +39,7 @@ def limited(model: Model, most: int, error: BaseException) -> list[tuple[int, ..
 
 
 def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dinoscope.models.precision.precision_for", lambda _: torch.float32)
+    monkeypatch.setattr("dinoscope.models.precision.precision_for", lambda *_, **__: torch.float32)
 
 
 @pytest.mark.parametrize("error", MEMORY, ids=lambda e: type(e).__name__)
@@ -156,3 +156,4 @@ def test_closing_a_run_ends_the_thread_that_reads_ahead(full_model: Model) -> No
 def test_batches_are_as_large_as_the_cache_allows() -> None:
     assert dense.BATCH_PIXELS // 518**2 == 1
     assert dense.BATCH_PIXELS // 224**2 >= 4
+    assert dense.CARD_BATCH_PIXELS // 518**2 == 8

@@ -58,6 +58,28 @@ def test_bfloat16_is_used_only_where_the_processor_has_it(monkeypatch: pytest.Mo
     assert device.precision_for("mps") == torch.float32
 
 
+@pytest.mark.parametrize(
+    ("native", "capability", "training", "expected"),
+    [
+        (True, (9, 0), False, torch.bfloat16),
+        (True, (8, 0), True, torch.bfloat16),
+        (False, (7, 5), False, torch.float16),
+        (False, (7, 5), True, torch.float32),
+        (False, (6, 1), False, torch.float32),
+    ],
+)
+def test_a_card_computes_in_what_its_generation_has(
+    monkeypatch: pytest.MonkeyPatch,
+    native: bool,
+    capability: tuple[int, int],
+    training: bool,
+    expected: torch.dtype,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert device.precision_for("cuda", training=training) == expected
+
+
 def test_probe_that_a_torch_version_lacks_means_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
     monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported", raising=False)

@@ -11,7 +11,7 @@ from dinoscope.models.registry import get_spec
 @pytest.fixture
 def backbone(monkeypatch: pytest.MonkeyPatch) -> Backbone:
     """A random backbone, on a processor that is said to compute bfloat16."""
-    monkeypatch.setattr(precision, "precision_for", lambda _: torch.bfloat16)
+    monkeypatch.setattr(precision, "precision_for", lambda *_, **__: torch.bfloat16)
     monkeypatch.setattr(precision, "_measured", {})
     torch.manual_seed(0)
     return build_backbone(get_spec("tiny-test")).eval()
@@ -49,7 +49,7 @@ def test_overflow_to_nan_counts_as_lost_accuracy(
 def test_processor_without_bfloat16_encodes_nothing(
     backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "precision_for", lambda _: torch.float32)
+    monkeypatch.setattr(precision, "precision_for", lambda *_, **__: torch.float32)
     monkeypatch.setattr(precision, "token_cosine", lambda *_: pytest.fail("encoded a tile"))
     assert precision.check_bf16(backbone, "cpu") == (torch.float32, "")
 

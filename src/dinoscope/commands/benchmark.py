@@ -48,7 +48,7 @@ def add_parser(subparsers: Subparsers) -> None:
         action="append",
         type=comma_list,
         metavar="R[,R]",
-        help="Some of torch, openvino, onnxruntime (default all that are installed).",
+        help="Some of torch, compile, openvino, onnxruntime (default all installed but compile).",
     )
     add_option(parser, PredictOptions, "device", "--device")
     add_option(parser, PredictOptions, "threads", "--threads", int, "N")
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace, report: Report) -> int:
     for runtime in runtimes:
         require(runtime, device)
     if not runtimes:
-        others = [r for r in RUNTIMES[2:] if device == "cpu" and installed(r)]
+        others = [r for r in ("openvino", "onnxruntime") if device == "cpu" and installed(r)]
         runtimes = ("torch", *others)
     set_threads(options.threads)
     report.document["machine"] = machine()

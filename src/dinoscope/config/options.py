@@ -11,7 +11,7 @@ from dinoscope.errors import InputError
 TASKS = ("instance", "semantic", "depth", "classification", "pca")
 TRAINABLE_TASKS = ("instance", "semantic", "depth", "classification")
 DEVICES = ("auto", "cpu", "cuda", "mps")
-RUNTIMES = ("auto", "torch", "openvino", "onnxruntime")
+RUNTIMES = ("auto", "torch", "compile", "openvino", "onnxruntime")
 
 
 @dataclass(frozen=True)

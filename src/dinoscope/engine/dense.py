@@ -20,8 +20,10 @@ from dinoscope.tasks.base import task
 #: Least overlap of neighbouring tiles in model pixels: two patches, about one object.
 MARGIN_PX = 28
 #: Tiles go through together up to this many pixels: one of 518², five of 224². More only leaves
-#: the cache.
+#: a processor's cache.
 BATCH_PIXELS = 270_000
+#: The same on a card, which one tile does not keep busy: eight of 518².
+CARD_BATCH_PIXELS = 8 * BATCH_PIXELS
 
 
 @dataclass
@@ -96,7 +98,8 @@ class Runner:
             The card is gone.
         """
         wanted = tuple(grid.tiles if tiles is None else tiles)
-        most = max(1, BATCH_PIXELS // (grid.tile_shape[0] * grid.tile_shape[1]))
+        pixels_at_once = BATCH_PIXELS if self.device == "cpu" else CARD_BATCH_PIXELS
+        most = max(1, pixels_at_once // (grid.tile_shape[0] * grid.tile_shape[1]))
         first = 0
         while first < len(wanted):
             chosen = wanted[first : first + min(most, self.limits.batch or most)]

@@ -161,7 +161,7 @@ def train(
     images = [i for s in sets for i in s.images]
     heads = {t: _head_spec(model, t, [*images, *held], classes, new_heads) for t in tasks}
     plan = _plan(model, options, images, tasks)
-    dtype, note = check_bf16(model.backbone, device)
+    dtype, note = check_bf16(model.backbone, device, training=True)
     notes += [note] if note else []
     looked_at = 24 if any(task(t).dense for t in tasks) else 200  # whole planes take longer
     validator = (

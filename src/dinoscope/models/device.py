@@ -113,15 +113,18 @@ def set_threads(threads: int = 0) -> int:
     return number
 
 
-def precision_for(device: str) -> torch.dtype:
-    """The faster of bfloat16 and float32 that `device` computes natively.
+def precision_for(device: str, *, training: bool = False) -> torch.dtype:
+    """The fastest of bfloat16, float16 and float32 that `device` computes natively.
 
-    Whether a backbone keeps its accuracy in bfloat16 is a second question: see
-    :func:`dinoscope.models.precision.check_bf16`.
+    float16 is for NVIDIA cards that have it without bfloat16 (Volta, Turing), and not for
+    training, where small gradients would vanish. Whether a backbone keeps its accuracy is a
+    second question: see :func:`dinoscope.models.precision.check_bf16`.
     """
     torch_ = import_torch()
     if device == "cuda":
         fast = bool(torch_.cuda.is_bf16_supported(including_emulation=False))
+        if not fast and not training and torch_.cuda.get_device_capability() >= (7, 0):
+            return cast("torch.dtype", torch_.float16)
     elif device == "cpu":
         # Private but stable since torch 2.3; an absent probe means float32, which is always right.
         probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
@@ -164,7 +167,8 @@ def describe(device: str = "auto") -> dict[str, Any]:
     Returns
     -------
     dict
-        ``device``, ``name``, ``threads``, ``cores``, ``precision`` (``bfloat16`` or ``float32``),
+        ``device``, ``name``, ``threads``, ``cores``, ``precision`` (``bfloat16``, ``float16`` or
+        ``float32``),
         ``memory_mb`` (of the card, else ``None``), ``torch`` and ``note`` (see :func:`cuda_note`).
     """
     kind = pick_device(device)

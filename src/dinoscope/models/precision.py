@@ -1,4 +1,4 @@
-"""Whether a backbone keeps its accuracy in bfloat16: measured on this machine, not assumed."""
+"""Whether a backbone keeps its accuracy in 16 bits: measured on this machine, not assumed."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ if TYPE_CHECKING:
 
     from dinoscope.models.backbone import Backbone
 
-#: Mean cosine between float32 and bfloat16 tokens below which float32 is used.
+#: Mean cosine between float32 tokens and those of 16 bits below which float32 is used.
 LEAST_COSINE = 0.999
 _TILE_PX = 224
 
-#: Answers of this process: (backbone's hash, device) -> cosine.
-_measured: dict[tuple[str, str], float] = {}
+#: Answers of this process: (backbone's hash, device, precision) -> cosine.
+_measured: dict[tuple[str, str, torch.dtype], float] = {}
 #: Hashes of backbones whose weights have not changed since; hashing takes longer than a small tile.
 _hashed: weakref.WeakKeyDictionary[Backbone, tuple[Any, str]] = weakref.WeakKeyDictionary()
 
 
 def check_bf16(
-    backbone: Backbone, device: str, *, state_hash: str | None = None
+    backbone: Backbone, device: str, *, state_hash: str | None = None, training: bool = False
 ) -> tuple[torch.dtype, str]:
     """Choose the precision of a backbone on a device.
 
-    Where the device computes bfloat16 natively, one tile is encoded in both precisions, once for
-    each backbone and process.
+    Where the device computes bfloat16 (or float16) natively, one tile is encoded in both
+    precisions, once for each backbone and process.
 
     Parameters
     ----------
@@ -39,26 +39,28 @@ def check_bf16(
         ``cpu``, ``cuda`` or ``mps``.
     state_hash : str, optional
         What identifies the weights, where the caller knows it; computed when not given.
+    training : bool
+        No float16: see `precision_for`.
 
     Returns
     -------
     dtype : torch.dtype
-        ``torch.bfloat16`` or ``torch.float32``.
+        ``torch.bfloat16``, ``torch.float16`` or ``torch.float32``.
     note : str
-        Says so where bfloat16 was possible but not accurate enough; else empty.
+        Says so where 16 bits were possible but not accurate enough; else empty.
     """
-    dtype = precision_for(device)
+    dtype = precision_for(device, training=training)
     if dtype == torch.float32:
         return dtype, ""
-    key = (state_hash or _hash(backbone), device)
+    key = (state_hash or _hash(backbone), device, dtype)
     if key not in _measured:
         _measured[key] = token_cosine(backbone, device, dtype)
     cosine = _measured[key]
     if cosine >= LEAST_COSINE:
         return dtype, ""
     return torch.float32, (
-        f"Backbone {backbone.spec.name!r} loses accuracy in bfloat16 (cosine {cosine:.4f}, at "
-        f"least {LEAST_COSINE} is needed), so it runs in float32."
+        f"Backbone {backbone.spec.name!r} loses accuracy in {str(dtype).removeprefix('torch.')} "
+        f"(cosine {cosine:.4f}, at least {LEAST_COSINE} is needed), so it runs in float32."
     )
 
 

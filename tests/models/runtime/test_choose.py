@@ -63,6 +63,32 @@ def test_pytorch_computes_until_the_build_is_ready(
     assert used.encoder.runtime == "openvino"
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_pytorch_computes_without_a_compiler_where_there_is_none(
+    lively_model: Model, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    def compiled(module: torch.nn.Module) -> object:
+        def forward(x: torch.Tensor) -> FeatureMap:
+            if fails:
+                raise RuntimeError("no C++ compiler was found\nmore")
+            return module(x)  # type: ignore[no-any-return]
+
+        return forward
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    used = engine(lively_model, "compile")
+    assert used.encoder.runtime == "compile"
+    x = torch.rand(1, 3, 56, 56)
+    with torch.inference_mode():
+        found = used.encode(x).patch_tokens
+        torch.testing.assert_close(found, lively_model.encode(x).patch_tokens)
+    used.refresh()
+    assert used.encoder.runtime == ("torch" if fails else "compile")
+    assert [n.split(" here")[0] for n in used.notes] == (
+        ["torch.compile cannot compile this backbone"] if fails else []
+    )
+
+
 def test_a_changed_adapter_is_merged_anew(lively_model: Model) -> None:
     pytest.importorskip("onnxruntime")
     model = adapted(lively_model)

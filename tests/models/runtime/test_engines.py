@@ -11,8 +11,9 @@ from dinoscope.errors import InputError, MissingLibraryError
 from dinoscope.models.model import Model
 from dinoscope.models.runtime import engines
 from dinoscope.models.runtime.choose import agreement
-from dinoscope.models.runtime.engines import build, require, torch_encoder
+from dinoscope.models.runtime.engines import Encoder, build, require, torch_encoder
 from dinoscope.models.runtime.graph import backbone_model, check_opset
+from dinoscope.models.runtime.packed import PackedVit
 from dinoscope.models.runtime.parts import take_apart
 
 pytest.importorskip("onnx")
@@ -43,6 +44,15 @@ def test_pytorch_agrees_with_itself_in_both_precisions(
     encoder = torch_encoder(lively_model, "cpu", dtype)
     assert str(dtype).removeprefix("torch.") in encoder.detail
     assert agreement(lively_model, encoder, "cpu") > 0.9995
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_attention_as_cards_compute_it_gives_the_same_tokens(
+    lively_model: Model, dtype: torch.dtype
+) -> None:
+    packed = PackedVit(take_apart(lively_model), dtype)
+    packed._blocked = False
+    assert agreement(lively_model, Encoder("torch", "", packed), "cpu") > 0.9995
 
 
 def test_the_graph_is_valid_and_has_any_size(lively_model: Model) -> None:

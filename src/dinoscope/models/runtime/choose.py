@@ -76,7 +76,8 @@ class Engine:
     device, dtype
         Where and in which precision PyTorch computes.
     choice : str
-        ``auto``, ``torch``, ``openvino`` or ``onnxruntime``.
+        ``auto``, ``torch``, ``compile`` (PyTorch through ``torch.compile``), ``openvino`` or
+        ``onnxruntime``.
     threads : int
         CPU threads.
     wait : bool
@@ -108,7 +109,7 @@ class Engine:
         if entry is not self._entry:  # an adapter was changed
             self.refresh()
         begun = time.perf_counter()
-        features = self.encoder.encode(x)
+        features = self._compile_or_not(x) if self.choice == "compile" else self.encoder.encode(x)
         entry.encode_s += time.perf_counter() - begun
         return features
 
@@ -116,6 +117,9 @@ class Engine:
         """Use the wanted encoder if it is ready by now; to be called between planes."""
         entry = self._entry = _entry(self.model)
         wanted = self._wanted(entry)
+        if wanted == "compile":
+            self.encoder = self._torch(entry, compiled=("compile",) not in entry.refused)
+            return
         if wanted != "torch":
             key = (wanted, self.device, self.threads)
             found = self._compiled(entry, wanted, key)
@@ -126,12 +130,35 @@ class Engine:
                 self.notes.append(entry.refused[key])
         self.encoder = self._torch(entry)
 
-    def _torch(self, entry: _Built) -> Encoder:
-        own = ("torch", self.device, self.dtype)
+    def _torch(self, entry: _Built, *, compiled: bool = False) -> Encoder:
+        own = ("compile" if compiled else "torch", self.device, self.dtype)
         with _lock:
             if own not in entry.encoders:
-                entry.encoders[own] = torch_encoder(self.model, self.device, self.dtype)
+                entry.encoders[own] = torch_encoder(
+                    self.model, self.device, self.dtype, compiled=compiled
+                )
             return entry.encoders[own]
+
+    def _compile_or_not(self, x: Tensor) -> FeatureMap:
+        """`encode` of the compiled encoder; where it cannot be compiled here, of the plain one."""
+        try:
+            return self.encoder.encode(x)
+        except Exception as error:
+            entry = self._entry
+            if (
+                isinstance(error, (MemoryError, torch.OutOfMemoryError))
+                or self.encoder.runtime != "compile"
+            ):
+                raise
+            lines = str(error).strip().splitlines() or [""]
+            note = (
+                f"torch.compile cannot compile this backbone here ({type(error).__name__}: "
+                f"{lines[0][:160]}), so PyTorch computes without it."
+            )
+            entry.refused[("compile",)] = note
+            self.notes.append(note)
+            self.encoder = self._torch(entry)
+            return self.encoder.encode(x)
 
     def _wanted(self, entry: _Built) -> str:
         if self.choice != "auto":

@@ -34,8 +34,8 @@ class Encoder:
     """One way to compute tokens.
 
     `encode` takes ``(B, 3, Y, X)`` float pixels in about [0, 1], sides multiples of the patch, and
-    returns a `FeatureMap`; `runtime` is ``torch``, ``openvino`` or ``onnxruntime``; `detail` tells
-    people what computes, and how.
+    returns a `FeatureMap`; `runtime` is ``torch``, ``compile``, ``openvino`` or
+    ``onnxruntime``; `detail` tells people what computes, and how.
     """
 
     runtime: str
@@ -62,7 +62,7 @@ def require(runtime: str, device: str) -> None:
     InputError
         It does not compute on that device.
     """
-    if runtime in ("auto", "torch"):
+    if runtime in ("auto", "torch", "compile"):
         return
     library, extra, title = COMPILED[runtime]
     for needed in (library, "onnx"):
@@ -89,22 +89,24 @@ def torch_encoder(
 ) -> Encoder:
     """PyTorch on any device.
 
-    On the CPU in bfloat16 by `PackedVit`; everywhere else the modules themselves under autocast
-    (on CUDA with scaled-dot-product attention), through ``torch.compile`` where `compiled`.
+    In 16 bits by `PackedVit`, whose weights are rounded once; else the modules themselves, and
+    through ``torch.compile`` where `compiled`: the first tile of each size then takes up to
+    minutes.
     """
     kind = torch.device(device).type
     exact = dtype in (None, torch.float32)
     name = "float32" if exact else str(dtype).removeprefix("torch.")
-    if kind == "cpu" and not exact and dtype is not None:
+    if not exact and dtype is not None and kind in ("cpu", "cuda") and not compiled:
         with contextlib.suppress(InputError):  # built otherwise: its modules know how
-            return Encoder("torch", f"PyTorch, {name}", PackedVit(take_apart(model), dtype))
+            return Encoder("torch", f"PyTorch, {name}", PackedVit(take_apart(model), dtype, device))
     forward = torch.compile(model.backbone) if compiled else model.encode
+    detail = f"PyTorch, {name}" + (", compiled" if compiled else "")
 
     def encode(x: Tensor) -> FeatureMap:
         with torch.autocast(kind, dtype, enabled=not exact):
             return forward(x)
 
-    return Encoder("torch", f"PyTorch, {name}", encode)
+    return Encoder("compile" if compiled else "torch", detail, encode)
 
 
 def build(model: Model, runtime: str, device: str, threads: int) -> Encoder:

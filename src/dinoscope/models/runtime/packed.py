@@ -1,4 +1,4 @@
-"""The backbone in PyTorch on the CPU: bf16 weights made once, attention that stays in the cache.
+"""The backbone in PyTorch: 16-bit weights made once, and on the CPU attention within the cache.
 
 PyTorch's fused CPU attention computes bf16 no faster than fp32; matrix products over blocks of
 rows that stay in the cache are over twice as fast. Blocks of rows with a running softmax are the
@@ -29,7 +29,7 @@ _KEPT_GRIDS = 16
 
 
 class PackedVit:
-    """Tokens of `parts` on the CPU.
+    """Tokens of `parts`; of pixels that are on `device`.
 
     Parameters
     ----------
@@ -37,18 +37,22 @@ class PackedVit:
         The backbone.
     dtype : torch.dtype
         Of weights and activations. Sums inside of products and norms are float32 in any case.
+    device : str
+        A card computes attention by its own fused kernels, in any precision.
     """
 
-    def __init__(self, parts: Parts, dtype: torch.dtype) -> None:
+    def __init__(self, parts: Parts, dtype: torch.dtype, device: str = "cpu") -> None:
         self.parts = parts
         self.dtype = dtype
+        self.device = torch.device(device)
+        self._blocked = self.device.type == "cpu" and dtype != torch.float32
         self._t = {
-            name: torch.from_numpy(array).to(dtype, copy=True)
+            name: torch.from_numpy(array).to(self.device, dtype, copy=True)
             for name, array in parts.tensors.items()
             if name != "positions"
         }
-        self._mean = torch.tensor(parts.mean).view(1, 3, 1, 1)
-        self._std = torch.tensor(parts.std).view(1, 3, 1, 1)
+        self._mean = torch.tensor(parts.mean, device=self.device).view(1, 3, 1, 1)
+        self._std = torch.tensor(parts.std, device=self.device).view(1, 3, 1, 1)
         self._positions: dict[tuple[int, int], Tensor] = {}
         #: Whether exponentials without their row's maximum were seen to overflow.
         self._careful = False
@@ -77,7 +81,7 @@ class PackedVit:
             while len(self._positions) >= _KEPT_GRIDS:
                 self._positions.pop(next(iter(self._positions)))
             made = positions_for(self.parts.tensors["positions"], grid)
-            self._positions[grid] = torch.from_numpy(made).to(self.dtype)
+            self._positions[grid] = torch.from_numpy(made).to(self.device, self.dtype)
         patches += self._positions[grid]
         return torch.cat([self._t["prefix"].expand(batch, -1, -1), patches], 1)
 
@@ -102,13 +106,15 @@ class PackedVit:
         b, n, d = x.shape
         heads = self.parts.heads
         qkv = self._linear(f"{i}.qkv", x).view(b, n, 3, heads, d // heads)
-        # One copy, so that every block of rows reads keys and values in order.
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).reshape(3, b * heads, n, d // heads).unbind(0)
-        if self.dtype == torch.float32:
-            mixed = F.scaled_dot_product_attention(q, k, v, scale=1.0)
+        apart = qkv.permute(2, 0, 3, 1, 4)
+        if self._blocked:
+            # One copy, so that every block of rows reads keys and values in order.
+            q, k, v = apart.reshape(3, b * heads, n, d // heads).unbind(0)
+            mixed = self._mix(q, k, v).view(b, heads, n, -1)
         else:
-            mixed = self._mix(q, k, v)
-        joined = mixed.view(b, heads, n, -1).transpose(1, 2).reshape(b, n, d)
+            q, k, v = apart.unbind(0)
+            mixed = F.scaled_dot_product_attention(q, k, v, scale=1.0)
+        joined = mixed.transpose(1, 2).reshape(b, n, d)
         return self._linear(f"{i}.proj", joined)
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
