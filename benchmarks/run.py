@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks import (
     accuracy,
+    agreement,
     brushing,
     embedded,
     evaluate,
@@ -49,6 +50,7 @@ SUITES: dict[str, dict[str, Part]] = {
     "explore": {
         **{name: with_data(rows) for name, rows in explore.PARTS.items()},
         "evaluate": with_data(evaluate.evaluate_rows),
+        "agreement": with_data(agreement.agreement_rows),
         "brushing": with_data(brushing.brushing_rows),
     },
     "speed": speed.PARTS,

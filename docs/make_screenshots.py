@@ -50,7 +50,7 @@ def open_viewer(sample: str) -> tuple[napari.Viewer, Any]:
     viewer.window.resize(*SIZE)
     viewer.open_sample(PLUGIN, sample)
     _, panel = viewer.window.add_plugin_dock_widget(PLUGIN, "Predict")
-    until(lambda: panel.runbar.cost.text().startswith("About"), "the cost line")
+    until(lambda: " s · " in panel.runbar.cost.text(), "the cost line")
     viewer.fit_to_view()
     return viewer, panel
 
@@ -317,46 +317,94 @@ def shot_features_objects() -> None:
     viewer.close()
 
 
-def shot_features_lora() -> None:
-    """Points of a model before and after it was tuned on rods, and whether that helped."""
-    from dinoscope.datasets.synthetic import make
-
-    viewer, panel = open_features("cell")
-    viewer.layers.remove("cell")
+def teach(viewer: napari.Viewer, image: Any, truth: Any, folder: str, minutes: float) -> None:
+    """Fine-tune on a layer and its labels; Predict and Features then offer the model ``tuned``."""
     _, school = viewer.window.add_plugin_dock_widget(PLUGIN, "Fine-tune")
     wait()
-    for number in range(2):
-        made = make("rods", shape=(256, 256), seed=number)
-        image = viewer.add_image(made.image[0], name=f"rods {number + 1}")
-        truth = viewer.add_labels(made.instances, name=f"outlines {number + 1}", visible=False)
-        school.source.combo.layer, school.labels.layer = image, truth
-        school.add.click()
-    school.minutes.value = 1
-    kinds = viewer.add_labels((viewer.layers["outlines 1"].data > 0).astype("uint8") + 1)
-    kinds.name, kinds.visible = "rods and background", False
-    viewer.layers["rods 2"].visible = False
+    school.source.combo.layer, school.labels.layer = image, truth
+    school.add.click()
+    school.minutes.value = minutes
+    school.output.setText(str(Path(folder) / "tuned.dinoscope"))
+    run(school)
+
+
+def before_and_after(
+    name: str, lesson: tuple[np.ndarray, np.ndarray], exam: tuple[np.ndarray, np.ndarray]
+) -> None:
+    """Teach the embedded model an image and its objects; Evaluate and Features on another one."""
+    viewer = napari.Viewer(show=True)
+    viewer.window.resize(*SIZE)
+    _, predict = viewer.window.add_plugin_dock_widget(PLUGIN, "Predict")
+    until(lambda: predict.controller.models, "the list of models")
+    rgb = lesson[0].ndim == 3
+    teacher = viewer.add_image(lesson[0], name="lesson", rgb=rgb, visible=False)
+    taught = viewer.add_labels(lesson[1], name="lesson truth", visible=False)
+    image = viewer.add_image(exam[0], name=name, rgb=rgb)
+    truth = viewer.add_labels(exam[1], name="truth", visible=False)
+    made = {}
     with tempfile.TemporaryDirectory() as folder:
-        school.output.setText(str(Path(folder) / "rods.dinoscope"))
-        school.runbar.run.click()
-        until(lambda: not school.runbar.busy, "the training")
-        if school.runbar.status.property("tone") == "error":
-            raise RuntimeError(school.runbar.status.text())
-        panel.parent().raise_()
-        until(lambda: panel.model.label == "rods", "the tuned model")
-        panel.source.combo.layer = viewer.layers["rods 1"]
-        viewer.layers.selection.active = viewer.layers["rods 1"]
+        for when in ("before", "after"):
+            predict.source.combo.layer = image
+            predict.tasks.wanted = ["instance"]
+            run(predict)
+            ids = np.array(viewer.layers[f"{name} · instances"].data)
+            made[when] = viewer.add_labels(ids, name=when, visible=False)
+            if when == "before":
+                teach(viewer, teacher, taught, folder, 3)
+                until(lambda: predict.model.label == "tuned", "the tuned model")
+        viewer.layers.remove(f"{name} · instances")
+        _, panel = viewer.window.add_plugin_dock_widget(PLUGIN, "Evaluate")
+        wait()
+        panel.layers.choice.choose(made["before"], truth, made["after"])
+        panel.layers.image.layer = image
+        run(panel)
+        viewer.layers["before · errors"].visible = False
+        viewer.fit_to_view()
+        save(viewer, f"evaluate_{name}_lora")
+        viewer.layers["after · errors"].visible = False
+
+        _, panel = viewer.window.add_plugin_dock_widget(PLUGIN, "Features")
+        until(lambda: panel.model.label == "tuned", "the tuned model")
+        inside = viewer.add_labels((exam[1] > 0).astype("uint8") + 1, name="inside", visible=False)
+        panel.source.combo.layer = viewer.layers.selection.active = image
         panel.tokens.adapter.key = "both"
-        panel.plot.method.key = "tsne"
+        look(panel, "colours")
         look(panel, "plot")
-        key = f"labels:{kinds.unique_id}"
+        key = f"labels:{inside.unique_id}"
         panel.linked.dock.choose_colour(key)
         panel.linked.dock.colour_chosen.emit(key)
         until(lambda: not panel.busy, "the colours")
         panel.numbers.classes.key = key
         look(panel, "numbers")
         viewer.fit_to_view()
-        save(viewer, "features_numbers")
+        save(viewer, f"features_{name}_lora")
     viewer.close()
+
+
+def shot_tissue_lora() -> None:
+    """Stained tissue: taught on its left half, looked at on its right half."""
+    from dinoscope.datasets.samples import ihc
+
+    tissue = np.asarray(ihc()[0][0])
+    truth = stained_nuclei(tissue)
+    before_and_after("tissue", (tissue[:, :256], truth[:, :256]), (tissue[:, 256:], truth[:, 256:]))
+
+
+def shot_cell_lora() -> None:
+    """A cell in phase contrast: taught as it is, looked at turned, darker and with noise."""
+    from scipy import ndimage
+    from skimage import filters, measure
+
+    from dinoscope.datasets.samples import cell
+
+    pixels = np.asarray(cell()[0][0])
+    smooth = filters.gaussian(pixels, 2, preserve_range=True)
+    inside = ndimage.binary_fill_holes(smooth > filters.threshold_otsu(smooth))
+    truth = measure.label(ndimage.binary_opening(inside, iterations=4)).astype(np.uint16)
+    turned = np.rot90(pixels, 2).astype(float) * 0.7
+    turned += np.random.default_rng(0).normal(0, 3, turned.shape)
+    exam = turned.clip(0, 255).astype(np.uint8), np.rot90(truth, 2).copy()
+    before_and_after("cell", (pixels, truth), exam)
 
 
 def main(names: list[str]) -> None:
