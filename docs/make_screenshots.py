@@ -9,6 +9,7 @@ Names are those of the functions below without ``shot_``; all of them when none 
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
 import time
@@ -204,6 +205,11 @@ def spoiled(ids: np.ndarray, share: float, seed: int = 0) -> np.ndarray:
     return made
 
 
+def tiles(plane: np.ndarray) -> np.ndarray:
+    """A plane cut into 16."""
+    return np.stack([p for row in np.split(plane, 4) for p in np.split(row, 4, axis=1)])
+
+
 def shot_evaluate() -> None:
     """Stained tissue, a prediction with errors on purpose, and two of those compared."""
     viewer = napari.Viewer(show=True)
@@ -221,9 +227,6 @@ def shot_evaluate() -> None:
     save(viewer, "evaluate")
     viewer.layers.clear()
 
-    def tiles(plane: np.ndarray) -> np.ndarray:
-        return np.stack([p for row in np.split(plane, 4) for p in np.split(row, 4, axis=1)])
-
     viewer.add_image(tiles(tissue), name="tissue", rgb=True)
     viewer.add_labels(tiles(truth), name="truth", visible=False)
     for name, share, seed in (("before", 0.12, 1), ("after", 0.05, 2)):
@@ -239,6 +242,35 @@ def shot_evaluate() -> None:
     bar.setValue(panel.results.mapTo(panel.scroll.widget(), panel.results.pos()).y() - 40)
     save(viewer, "evaluate_compare")
     viewer.close()
+
+
+def shot_report() -> None:
+    """The HTML report of two predictions compared, drawn by Chromium."""
+    from dinoscope.datasets.samples import ihc
+    from dinoscope.engine.evaluate import Case, scorer_for
+    from dinoscope.engine.evaluate.compare import compare
+    from dinoscope.engine.report import write_report
+
+    tissue = np.asarray(ihc()[0][0])
+    truth = stained_nuclei(tissue)
+    found = {}
+    for name, share, seed in (("before", 0.12, 1), ("after", 0.05, 2)):
+        scorer = scorer_for("instance")
+        parts = zip(tiles(truth), tiles(spoiled(truth, share, seed)), tiles(tissue), strict=True)
+        for number, (true, said, pixels) in enumerate(parts):
+            scorer.add(Case("tissue", number, true, said, pixels.transpose(2, 0, 1)))
+        found[name] = scorer.finish()
+    with tempfile.TemporaryDirectory() as folder:
+        about = {"truth": "nuclei by their colour", "predictions": "errors made on purpose"}
+        files = write_report(folder, found, about, compare(*found.values()))
+        subprocess.run(
+            [
+                *("chromium", "--headless", "--no-sandbox", "--hide-scrollbars", "--disable-gpu"),
+                *("--window-size=1180,1500", f"--screenshot={IMAGES / 'report.png'}"),
+                files["html"].as_uri(),
+            ],
+            check=True,
+        )
 
 
 def open_features(sample: str) -> tuple[napari.Viewer, Any]:

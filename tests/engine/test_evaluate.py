@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from dinoscope.engine.evaluate import evaluate
+from dinoscope.engine.evaluate import Case, Evaluation, evaluate, scorer_for
+from dinoscope.engine.evaluate.compare import compare
 from dinoscope.errors import InputError
 
 
@@ -83,6 +84,20 @@ def test_objects_of_one_image_give_no_interval(folders: tuple[Path, Path]) -> No
     assert scores["n"] == 4
     assert "roc_auc" in scores
     assert scores["intervals"] == {}
+
+
+def test_one_image_is_no_comparison_and_says_so() -> None:
+    def scored(*ids: np.ndarray) -> Evaluation:
+        scorer = scorer_for("instance")
+        for plane, own in enumerate(ids):
+            scorer.add(Case("a", plane, objects(1, 2, 3), own))
+        return scorer.finish()
+
+    one = compare(scored(objects(1)), scored(objects(1, 2))).verdict()
+    assert one.startswith("ap50 differs by +0.3333 in one image")
+    assert "nan" not in one
+    six = compare(scored(*[objects(1)] * 6), scored(*[objects(1, 2)] * 6)).verdict()
+    assert six.startswith("The second is better: ap50 differs by +0.3333")
 
 
 def test_plain_stems_are_predictions_too(folders: tuple[Path, Path]) -> None:

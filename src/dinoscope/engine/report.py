@@ -216,8 +216,8 @@ def _comparison(comparison: Comparison, names: Sequence[str]) -> str:
         (
             f"{name}{' (less is better)' if less_is_better(name) else ''}",
             f"{test.difference:+.4f}",
-            f"{test.low:+.4f} to {test.high:+.4f}",
-            f"{test.p_value:.3g}",
+            "–" if np.isnan(test.low) else f"{test.low:+.4f} to {test.high:+.4f}",
+            "–" if test.n == 1 else f"{test.p_value:.3g}",
             "–" if np.isnan(test.p_wilcoxon) else f"{test.p_wilcoxon:.3g}",
             str(test.n),
         )

@@ -12,6 +12,10 @@ from dinoscope.engine.charts import Chart
 
 _WIDTH, _HEIGHT = 360, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 28, 42
+#: Where a chart with a legend begins; pixels of a letter, and of what says how many more there are.
+_BELOW_LEGEND, _LETTER, _MORE = 44, 6.2, 66
+#: Where the bars of a bar chart begin, and the letters that fit before it.
+_BARS, _BAR_LETTERS = 146, 23
 #: Classes up to this number have names and counts written into the matrix.
 _WRITTEN = 12
 
@@ -28,7 +32,8 @@ def svg(chart: Chart) -> str:
 def _place(chart: Chart, x: float, y: float) -> tuple[float, float]:
     across = (x - chart.x[0]) / (chart.x[1] - chart.x[0])
     up = (y - chart.y[0]) / (chart.y[1] - chart.y[0])
-    wide, tall = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
+    top = _BELOW_LEGEND if any(mark["name"] for mark in chart.marks) else _TOP
+    wide, tall = _WIDTH - _LEFT - _RIGHT, _HEIGHT - top - _BOTTOM
     return _LEFT + across * wide, _HEIGHT - _BOTTOM - up * tall
 
 
@@ -81,18 +86,21 @@ def _mark(chart: Chart, mark: dict[str, Any]) -> str:
 
 
 def _legend(chart: Chart) -> str:
-    """Names at the right of the title, as many as there is room for."""
-    parts, right = [], _WIDTH - _RIGHT
-    for mark in reversed([m for m in chart.marks if m["name"]]):
-        shown = _short(mark["name"], 16)
-        left = right - 7 * len(shown) - 16
-        if left < _LEFT + 8 * len(chart.title) + 8:
+    """Names in a line below the title; those that find no room are counted."""
+    parts, left = [], float(_LEFT)
+    named = [mark for mark in chart.marks if mark["name"]]
+    for number, mark in enumerate(named):
+        shown = _short(mark["name"], 24)
+        wide = _LETTER * len(shown) + 24
+        rest = len(named) - number
+        if left + wide > _WIDTH - _RIGHT - (_MORE if rest > 1 else 0):
+            parts.append(f'<text x="{left:.0f}" y="33">and {rest} more</text>')
             break
         parts.append(
-            f'<rect x="{left}" y="8" width="10" height="8" fill="{mark["colour"]}"/>'
-            f'<text x="{left + 13}" y="16">{escape(shown)}</text>'
+            f'<rect x="{left:.0f}" y="25" width="10" height="8" fill="{mark["colour"]}"/>'
+            f'<text x="{left + 13:.0f}" y="33">{escape(shown)}</text>'
         )
-        right = left - 8
+        left += wide
     return "".join(parts)
 
 
@@ -102,13 +110,13 @@ def _bars(chart: Chart) -> str:
     parts = []
     for row, (label, value, colour) in enumerate(chart.rows):
         y = _TOP + row * step
-        wide = (_WIDTH - 190) * value / most
+        wide = (_WIDTH - _BARS - 50) * value / most
         parts.append(
-            f'<text x="118" y="{y + step / 2 + 4:.1f}" text-anchor="end">'
-            f"{escape(_short(label))}</text>"
-            f'<rect x="124" y="{y + 2:.1f}" width="{wide:.1f}" height="{step - 5:.1f}" '
+            f'<text x="{_BARS - 6}" y="{y + step / 2 + 4:.1f}" text-anchor="end">'
+            f"{escape(_short(label, _BAR_LETTERS))}</text>"
+            f'<rect x="{_BARS}" y="{y + 2:.1f}" width="{wide:.1f}" height="{step - 5:.1f}" '
             f'fill="{colour}"/>'
-            f'<text x="{130 + wide:.1f}" y="{y + step / 2 + 4:.1f}">{value:g}</text>'
+            f'<text x="{_BARS + 6 + wide:.1f}" y="{y + step / 2 + 4:.1f}">{value:g}</text>'
         )
     return "".join(parts)
 
@@ -148,7 +156,7 @@ def _matrix(chart: Chart) -> str:
     return "".join(parts) + f'<text x="{left}" y="{_HEIGHT - 8}">{foot}</text>'
 
 
-def _short(text: str, most: int = 20) -> str:
+def _short(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 

@@ -17,6 +17,8 @@ COMPARED = {
     "depth": ("rmse", "rmse_fit", "mae", "absrel", "delta1"),
     "classification": ("right", "confidence"),
 }
+#: With fewer pairs no difference can reach 5 %: two in 2⁵ patterns of signs are as extreme.
+_FEWEST = 6
 _LESS_IS_BETTER = {"rmse", "rmse_fit", "mae", "absrel", "ece"}
 
 
@@ -44,11 +46,18 @@ class Comparison:
         name, more = MAIN_FIGURE[self.task]
         test = self.tests[name]
         shown = "accuracy" if name == "right" else name
+        if test.n == 1:
+            return (
+                f"{shown} differs by {test.difference:+.4g} in one image, which says nothing about "
+                "how much others would differ."
+            )
         text = (
             f"{shown} differs by {test.difference:+.4g} "
             f"(95 % interval {test.low:+.4g} to {test.high:+.4g}, p = {test.p_value:.2g}, "
             f"{test.n} pairs)"
         )
+        if test.n < _FEWEST:
+            return f"Too few pairs to show a difference: {text}."
         if test.p_value >= level:
             return f"No difference shown: {text}."
         better = (test.difference > 0) == more
