@@ -743,6 +743,9 @@ def test_a_model_file_dropped_on_napari_is_chosen(
     qtbot.waitUntil(lambda: panel.model.entry.get("name") == str(path))
     assert panel.model.label == "yeast"
     assert len(window.layers) == 0
+    # A panel that is opened afterwards begins with it, too.
+    _, features = window.window.add_plugin_dock_widget("napari-dinoscope", "Features")
+    qtbot.waitUntil(lambda: features.model.label == "yeast")
 
 
 def test_no_layer_is_written_off_the_main_thread(

@@ -194,6 +194,8 @@ class Controller(QObject):
         self.results = Results(viewer)
         self.models: list[dict[str, Any]] = []
         self.extra_models: list[str] = []
+        #: What was dropped or trained last; panels that open later begin with it.
+        self.newest_model = ""
         #: Where new models go; the worker says where it looks for the user's own.
         self.models_folder = Path.home()
         self.device: dict[str, Any] = {}
@@ -311,6 +313,7 @@ class Controller(QObject):
             self.extra_models.append(name)
         self._asking_models = False
         self.ask_models()  # also for a known file: it may have been written again
+        self.newest_model = name
         self.model_chosen.emit(name)
 
     def _models_answered(self) -> None:

@@ -129,6 +129,8 @@ class FeaturesPanel(Panel):
         self.runbar.run_clicked.connect(self.run)
         self.runbar.cancel_clicked.connect(self.cancel)
         self.controller.model_chosen.connect(self.model.choose)
+        if self.controller.newest_model:
+            self.model.choose(self.controller.newest_model)
         self.controller.state_changed.connect(self._on_state)
         self.linked.said.connect(self.runbar.say)
         self.linked.colours_wanted.connect(self._on_colours_wanted)

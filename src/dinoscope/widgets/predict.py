@@ -154,6 +154,8 @@ class PredictPanel(Panel):
         self.runbar.run_clicked.connect(self.run)
         self.runbar.cancel_clicked.connect(self.cancel)
         self.controller.model_chosen.connect(self.model.choose)
+        if self.controller.newest_model:
+            self.model.choose(self.controller.newest_model)
         self.controller.models_changed.connect(self._on_device)
         self.controller.state_changed.connect(self._on_state)
         self._view_timer = QTimer(self)
