@@ -12,7 +12,6 @@ on.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
 import csv
 import time
@@ -24,8 +23,19 @@ from typing import Any
 import numpy as np
 
 from benchmarks.atlas import Atlas, pack, varied
+from benchmarks.cells import (
+    Cells,
+    CellSettings,
+    adapt,
+    classifier,
+    describe,
+    drop_paths,
+    mixed,
+    rate,
+)
 from benchmarks.generator import Generator
 from benchmarks.retrain import VARIANTS, zero
+from benchmarks.train_adapters import SETS
 from benchmarks.train_embedded import (
     CLASSES,
     CLASSIFIED,
@@ -33,12 +43,10 @@ from benchmarks.train_embedded import (
     DIAMETER_PX,
     NORMALIZATION,
     TILE_PX,
-    SingleCells,
     load,
     model_card,
     single_cells,
 )
-from dinoscope.models.adapter import AdapterConfig, add_lora
 from dinoscope.models.checkpoint import load_model, save_model
 from dinoscope.models.device import import_torch
 from dinoscope.models.heads import pool_tokens
@@ -161,80 +169,6 @@ def fresh(seed: int, classes: Sequence[str]) -> Model:
     return model
 
 
-def drop_paths(model: Model, rate: float) -> None:
-    """Stochastic depth (Huang et al. 2016) in every block, rising to `rate`."""
-    from timm.layers import DropPath
-
-    blocks = model.backbone.vit.blocks
-    for index, block in enumerate(blocks):
-        share = rate * index / max(1, len(blocks) - 1)
-        block.drop_path1 = block.drop_path2 = DropPath(share) if rate else torch.nn.Identity()
-
-
-class Cells:
-    """Single cells of one set on the card, brought to one side."""
-
-    def __init__(self, cells: SingleCells, name: str, device: str) -> None:
-        images = next(s.images for s in cells.training if s.name == name)
-        held = cells.validation[name]
-        self.pixels = _stacked([i.pixels for i in images], device)
-        self.truth = torch.tensor([int(i.targets["classification"]) for i in images]).to(device)
-        self.held = _stacked([i.pixels for i in held], device)
-        self.held_truth = np.array([int(i.targets["classification"]) for i in held])
-
-    def batch(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cells of classes alike often, turned, shifted and varied."""
-        classes = self.truth.unique()
-        wanted = classes[torch.randint(len(classes), (count,), device=self.truth.device)]
-        weight = (wanted[:, None] == self.truth[None]).float()
-        # Half of the draws follow the classes, half the images.
-        weight[: count // 2] = 1.0
-        picked = torch.multinomial(weight, 1)[:, 0]
-        pixels = self.pixels[picked]
-        device = pixels.device
-        angle = torch.rand(count, device=device) * 6.2832
-        flip = (torch.rand(count, device=device) < 0.5).float() * 2 - 1
-        size = 2 ** ((torch.rand(count, device=device) - 0.5) * 0.12)
-        shift = (torch.rand(count, 2, device=device) - 0.5) * 0.16
-        cos, sin = angle.cos() * size, angle.sin() * size
-        theta = torch.stack(
-            [torch.stack([cos * flip, -sin], 1), torch.stack([sin * flip, cos], 1)], 1
-        )
-        theta = torch.cat([theta, shift[..., None]], 2)
-        grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)
-        turned = F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
-        return varied(turned, absolute=True), self.truth[picked]
-
-
-def _stacked(pixels: Sequence[np.ndarray], device: str) -> torch.Tensor:
-    shown = [
-        F.interpolate(
-            torch.from_numpy(np.ascontiguousarray(p)).float()[None],
-            size=(CLASS_PX, CLASS_PX),
-            mode="bilinear",
-            align_corners=False,
-        )
-        for p in pixels
-    ]
-    return torch.cat(shown).to(device)
-
-
-def mixed(
-    pixels: torch.Tensor, truth: torch.Tensor, classes: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Half of a batch mixed in pairs (mixup, Zhang et al. 2018), and smoothed soft truths."""
-    soft = F.one_hot(truth, classes).float() * 0.9 + 0.1 / classes
-    count = len(pixels)
-    share = torch.distributions.Beta(0.4, 0.4).sample((count,)).to(pixels.device)
-    share = torch.where(torch.rand(count, device=pixels.device) < 0.5, share, 1.0)
-    other = torch.randperm(count, device=pixels.device)
-    picture = share.view(-1, 1, 1, 1)
-    return (
-        pixels * picture + pixels[other] * (1 - picture),
-        soft * share.view(-1, 1) + soft[other] * (1 - share).view(-1, 1),
-    )
-
-
 def groups(model: Model, decay: float) -> list[dict[str, Any]]:
     """Weight decay on matrices and kernels only."""
     wanted = [p for p in model.parameters() if p.requires_grad]
@@ -242,13 +176,6 @@ def groups(model: Model, decay: float) -> list[dict[str, Any]]:
         {"params": [p for p in wanted if p.ndim >= 2], "weight_decay": decay},
         {"params": [p for p in wanted if p.ndim < 2], "weight_decay": 0.0},
     ]
-
-
-def rate(done: float, warmup: float) -> float:
-    """Warm-up, then cosine, of the largest learning rate."""
-    if done < warmup:
-        return done / warmup
-    return 0.5 * (1 + np.cos(np.pi * min(1.0, (done - warmup) / (1 - warmup)))) + 1e-3
 
 
 def dense_forward(model: Model, depth_rows: int, class_rows: int) -> Callable:
@@ -394,84 +321,17 @@ def semantic_loss(raw: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 
 def class_loss(model: Model, cells: Sequence[Cells], s: Settings) -> torch.Tensor:
     """Cross-entropy of single cells with mixed and smoothed truths."""
-    batches = [c.batch(s.cells // len(cells)) for c in cells]
+    batches = [(c.batch(s.cells // len(cells)), c.offset) for c in cells]
     classes = model.card.heads["classification"].channels
     pixels, soft = mixed(
-        torch.cat([b[0] for b in batches]), torch.cat([b[1] for b in batches]), classes
+        torch.cat([pixels for (pixels, _), _ in batches]),
+        torch.cat([truth + offset for (_, truth), offset in batches]),
+        classes,
     )
     with torch.autocast(pixels.device.type, torch.bfloat16):
-        pooled = pool_tokens(model.backbone(pixels))
+        pooled = pool_tokens(model.pooled_features(model.backbone(pixels), pixels))
     logits = model.decode_pooled(pooled)
     return F.cross_entropy(logits.float(), soft)
-
-
-@torch.no_grad()
-def class_scores(model: Model, cells: Cells, offset: int, count: int) -> dict[str, float]:
-    """Accuracy and macro-F1 on held cells, of one view and of eight (turned and mirrored)."""
-    from sklearn.metrics import f1_score
-
-    found = {}
-    for views in (1, 8):
-        total = 0
-        for view in range(views):
-            shown = torch.rot90(cells.held, view % 4, (2, 3))
-            shown = shown.flip(3) if view >= 4 else shown
-            logits = model.decode_pooled(pool_tokens(model.backbone(shown)))
-            total = total + logits[:, offset : offset + count].softmax(1)
-        guess = total.argmax(1).cpu().numpy() + offset
-        truth = cells.held_truth
-        found[f"accuracy_{views}"] = float(np.mean(guess == truth))
-        found[f"f1_{views}"] = float(f1_score(truth, guess, average="macro"))
-        labels = np.unique(truth)
-        found[f"f1s_{views}"] = np.round(
-            f1_score(truth, guess, average=None, labels=labels), 2
-        ).tolist()
-    return found
-
-
-def adapter(
-    base: Path, joint: Model, cells: Cells, names: Sequence[str], offset: int, s: Settings
-) -> Model:
-    """LoRA in all blocks and a head for one set of cells, on the weights in `base`; the head
-    begins as that part of the joint one."""
-    model = load_model(base, device="cpu")
-    model.add_head("classification", task("classification").head_spec(tuple(names)))
-    model.keep_heads(["classification"])
-    head, whole = model.heads["classification"], joint.heads["classification"]
-    rows = slice(offset, offset + len(names))
-    with torch.no_grad():
-        head.norm.load_state_dict(whole.norm.state_dict())
-        head.out.weight.copy_(whole.out.weight[rows])
-        head.out.bias.copy_(whole.out.bias[rows])
-    model.backbone.requires_grad_(False)
-    add_lora(model, AdapterConfig(rank=8, blocks="all", dropout=0.1))
-    model.to(s.device).train()
-    drop_paths(model, s.drop_path)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=s.learning_rate, weight_decay=0.01)
-    averaged = [p.detach().clone() for p in parameters]
-    begun, step = time.perf_counter(), 0
-    while (elapsed := time.perf_counter() - begun) < s.seconds:
-        for group in optimizer.param_groups:
-            group["lr"] = s.learning_rate * rate(elapsed / s.seconds, 0.1)
-        pixels, truth = cells.batch(s.cells)
-        pixels, soft = mixed(pixels, truth - offset, len(names))
-        with torch.autocast(pixels.device.type, torch.bfloat16):
-            pooled = pool_tokens(model.backbone(pixels))
-        loss = F.cross_entropy(model.decode_pooled(pooled).float(), soft)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        step += 1
-        share = min(0.998, (1 + step) / (10 + step))
-        torch._foreach_lerp_(averaged, [p.detach() for p in parameters], 1 - share)
-    with torch.no_grad():
-        for parameter, value in zip(parameters, averaged, strict=True):
-            parameter.copy_(value)
-    drop_paths(model, 0.0)
-    print(f"adapter {step} steps, loss {float(loss):.3f}", flush=True)
-    return model.eval()
 
 
 def real_images(data: Path, exclude: set[str], device: str, spare: int) -> tuple[Images, dict]:
@@ -566,53 +426,15 @@ def finish(model: Model, options: argparse.Namespace, rows, cells, held) -> None
     training = {k: v for k, v in vars(options).items() if k not in ("device", "processes")}
     shipped = model_card(model, state=rows[-1], training=training)
     save_model(shipped, options.output, half=True)
-    offset = 0
-    for part, (folder, short) in zip(
-        held,
-        (("rbc12_crops", "redcells"), ("cellcycle_ifc", "cellcycle")),
-        strict=False,
-    ):
-        names = [c.split(": ")[1] for c in cells.classes if c.startswith(folder)]
-        joint = copy.deepcopy(model).to(options.device)
-        print(folder, "joint", class_scores(joint, part, offset, len(names)), flush=True)
-        if options.adapters:
-            settings = Settings(
-                options.adapters * 60, cells=128, learning_rate=1e-3, device=options.device
-            )
-            made = adapter(options.output, model, part, names, offset, settings)
-            _move_truth(part, offset)
-            print(folder, "adapter", class_scores(made, part, 0, len(names)), flush=True)
-            describe(made, cells, folder, short)
-            with contextlib.suppress(OSError):
-                save_model(
-                    made.to("cpu"),
-                    options.output.with_name(f"embedded-{short}.dinoscope"),
-                    half=True,
-                )
-        offset += len(names)
-
-
-def _move_truth(part: Cells, offset: int) -> None:
-    part.held_truth = part.held_truth - offset
-
-
-def describe(model: Model, cells: SingleCells, folder: str, short: str) -> None:
-    """The card of a classifier: fixed intensity ranges and scale."""
-    from benchmarks.train_adapters import SETS
-
-    *_, description, data = SETS[short]
-    plan = cells.plans[folder]
-    model.card = model.card.replace(
-        name=f"embedded-{short}",
-        normalization=cells.normalizations[folder].to_json(),
-        diameter_px=None,
-        zoom=plan.zoom,
-        pixel_size_um=None,
-        tile=(CLASS_PX, CLASS_PX + 28),
-        description=description,
-        data=(data,),
-        licence="BSD-3-Clause",
-    )
+    for part in held if options.adapters else ():
+        short, (folder, description, data) = next(
+            (n, v) for n, v in SETS.items() if v[0] == part.folder
+        )
+        made = classifier(options.output, part, copy.deepcopy(model).to(options.device))
+        adapt(made, part, CellSettings(60 * options.adapters, batch=128))
+        describe(made, cells, folder, f"embedded-{short}", description, data)
+        target = options.output.with_name(f"embedded-{short}.dinoscope")
+        save_model(made.to("cpu"), target, half=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ HEADS = {
     "instance": HeadSpec("dense", 4),
     "semantic": HeadSpec("dense", 3, ("background", "round", "long")),
     "depth": HeadSpec("bins", 16, unit="relative"),
-    "classification": HeadSpec("pooled", 2, ("dim", "bright")),
+    "classification": HeadSpec("pooled-detail", 2, ("dim", "bright")),
 }
 
 

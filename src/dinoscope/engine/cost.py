@@ -49,7 +49,7 @@ def estimate_cost(
     grid = runner.grid(scaled)
     tiles = len(grid.covering(window))
     planes = 1 if options.plane is not None else plane_count(image)
-    dense = tuple(t for t in options.tasks if t in card.heads and card.heads[t].kind != "pooled")
+    dense = tuple(t for t in options.tasks if t in card.heads and not card.heads[t].pooled)
     per_tile = runner.seconds_per_tile(grid.tile_shape, dense)
     maps = sum(card.heads[t].channels if card.heads[t].kind == "dense" else 1 for t in dense)
     model_px = (window[2] - window[0]) * (window[3] - window[1])

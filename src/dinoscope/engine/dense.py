@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -166,6 +166,12 @@ class Runner:
                 name: task(name).activate(value.float()).cpu().numpy()
                 for name, value in raw.items()
             }
+
+    def pooled_features(self, batch: EncodedTiles) -> EncodedTiles:
+        """Tiles with what the classifier pools in place of their tokens."""
+        with torch.inference_mode(), self._autocast():
+            features = self.model.pooled_features(batch.features, batch.pixels)
+        return replace(batch, features=features)
 
     @torch.inference_mode()
     def dense_maps(self, pixels: np.ndarray, tasks: Sequence[str]) -> dict[str, np.ndarray]:

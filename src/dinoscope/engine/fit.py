@@ -320,8 +320,8 @@ def _losses(
         dense = {n: r for n, r in rows.items() if task(n).dense}
         outputs = model.decode_dense(features, pixels, dense, rows=dense)
         if "classification" in rows:
-            pooled = pool_tokens(features)[rows["classification"]]
-            outputs["classification"] = model.decode_pooled(pooled)
+            pooled = pool_tokens(model.pooled_features(features, pixels))
+            outputs["classification"] = model.decode_pooled(pooled[rows["classification"]])
     losses = {}
     for name, (_, truth) in batch.truths.items():
         settings = options.loss_settings.get(name, {})

@@ -234,7 +234,8 @@ class _Run:
         samples = []
         for number in range(len(chosen)):
             _, tokens = yield from self._through_model(chosen, number, (), "colours")
-            flat = tokens.patch_tokens.reshape(len(tokens.patch_tokens), -1).T
+            last = tokens.patch_tokens[-self.runner.model.backbone.embed_dim :]
+            flat = last.reshape(len(last), -1).T
             samples.append(flat[:: max(1, len(flat) * len(chosen) // FIT_TOKENS)])
         self.colours = fit_projection(np.concatenate(samples))
 
@@ -250,7 +251,7 @@ class _Run:
         """Everything of one of the planes."""
         index = indices[number]
         heads = self.runner.model.card.heads
-        dense = tuple(t for t in self.options.tasks if t in heads and heads[t].kind != "pooled")
+        dense = tuple(t for t in self.options.tasks if t in heads and not heads[t].pooled)
         maps, tokens = yield from self._through_model(indices, number, dense, "predict")
         begun = time.perf_counter()
         arrays: dict[str, np.ndarray] = {}
@@ -336,7 +337,8 @@ class _Run:
                     for tile, tile_maps in zip(batch.tiles, value, strict=True):
                         stitchers[name].add(tile, tile_maps)
                 if wants_tokens:
-                    joiner.add(batch)
+                    classed = "classification" in self.options.tasks
+                    joiner.add(runner.pooled_features(batch) if classed else batch)
                 runner.seconds.decode += time.perf_counter() - begun
                 done += len(batch.tiles)
                 yield self._progress(step, number * len(tiles) + done, len(indices) * len(tiles))
@@ -360,10 +362,11 @@ class _Run:
 
     def _coloured(self, tokens: TokenPlane) -> np.ndarray:
         """(Y, X, 3) float32 in [0, 1]."""
+        # The last block's: classifiers put more in front of them.
+        last = tokens.patch_tokens[-self.runner.model.backbone.embed_dim :]
         if self.colours is None:
-            flat = tokens.patch_tokens.reshape(len(tokens.patch_tokens), -1).T
-            self.colours = fit_projection(flat)
-        colours = self.colours(tokens.patch_tokens)
+            self.colours = fit_projection(last.reshape(len(last), -1).T)
+        colours = self.colours(last)
         rows, columns = self._patch_positions(tokens)
         return np.ascontiguousarray(sample_bilinear(colours, rows, columns).transpose(1, 2, 0))
 

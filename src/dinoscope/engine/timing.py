@@ -114,7 +114,7 @@ def measure(
 
 def _row(runner: Runner, side: int, batch: int, seconds: float) -> Timing:
     _forget_peak(runner.device)
-    dense = [t for t, spec in runner.model.card.heads.items() if spec.kind != "pooled"]
+    dense = [t for t, spec in runner.model.card.heads.items() if not spec.pooled]
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(batch, 3, side, side, generator=generator).to(runner.device)
     tokens: list[float] = []

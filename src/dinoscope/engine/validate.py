@@ -129,7 +129,7 @@ def pooled_plane(runner: Runner, pixels: np.ndarray) -> np.ndarray:
     grid = runner.grid((pixels.shape[1], pixels.shape[2]))
     joiner = TokenJoiner((0, 0, *grid.padded_shape), runner.model.backbone.patch, last_only=False)
     for batch in runner.tiles(pixels, grid):
-        joiner.add(batch)
+        joiner.add(runner.pooled_features(batch))
     return pooled_vector(joiner.result())
 
 

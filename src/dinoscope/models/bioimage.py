@@ -151,7 +151,7 @@ def _output(spec: HeadSpec, task: str, files: Mapping[str, bytes]) -> dict[str, 
         names = ["depth"]
     names = [_name(n).replace(" ", "_") for n in names] or [f"c{i}" for i in range(count)]
     axes: list[dict[str, Any]] = [{"type": "batch"}, {"type": "channel", "channel_names": names}]
-    if spec.kind != "pooled":
+    if not spec.pooled:
         for axis in ("y", "x"):
             axes.append(_space(axis, {"tensor_id": "image", "axis_id": axis}))
     return {

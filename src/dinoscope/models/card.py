@@ -10,7 +10,7 @@ from typing import Any
 from dinoscope import __version__
 from dinoscope.errors import ModelFileError
 
-HEAD_KINDS = ("dense", "bins", "pooled")
+HEAD_KINDS = ("dense", "bins", "pooled", "pooled-detail")
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class HeadSpec:
 
     Parameters
     ----------
-    kind : {"dense", "bins", "pooled"}
+    kind : {"dense", "bins", "pooled", "pooled-detail"}
         ``dense``: `channels` maps at full resolution. ``bins``: one map as the expectation over
         `channels` bins between `low` and `high`. ``pooled``: `channels` logits for each image or
-        object.
+        object, from tokens. ``pooled-detail``: the same from tokens and a convolutional branch.
     channels : int
         Number of output maps, bins or logits.
     classes : tuple[str, ...]
@@ -45,6 +45,11 @@ class HeadSpec:
             raise ModelFileError(f"head kind is {self.kind!r}", expected=" or ".join(HEAD_KINDS))
         if self.channels < 1:
             raise ModelFileError(f"head has {self.channels} channels", expected="at least 1")
+
+    @property
+    def pooled(self) -> bool:
+        """Whether it gives one answer for an image or object, not a map."""
+        return self.kind.startswith("pooled")
 
 
 @dataclass(frozen=True)

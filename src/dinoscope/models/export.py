@@ -91,13 +91,15 @@ def onnx_model(
     patch_tokens, cls_token = add_backbone(graph, take_apart(model))
     heads = model.card.heads
     joined = ""
-    if any(heads[t].kind != "pooled" for t in tasks):
+    if any(not heads[t].pooled for t in tasks):
         joined = _decoder(graph, state, patch_tokens)
     outputs: list[tuple[str, Sequence[int | str]]] = []
     for task in tasks:
         spec = heads[task]
-        if spec.kind == "pooled":
-            raw = _pooled(graph, state, task, patch_tokens, cls_token)
+        if spec.pooled:
+            detail = spec.kind == "pooled-detail"
+            kind = _pooled_detail if detail else _pooled
+            raw = kind(graph, state, task, patch_tokens, cls_token)
             outputs.append((task, ["batch", spec.channels]))
         else:
             raw = _dense(graph, state, task, spec, joined)
@@ -153,18 +155,10 @@ State = Mapping[str, np.ndarray]
 
 def _decoder(graph: Graph, state: State, patch_tokens: str) -> str:
     """`DenseDecoder` node by node."""
-    image = graph.to_own("image")
-    scaled = graph.add("Mul", image, graph.number(2))
-    folded = graph.add("SpaceToDepth", graph.add("Sub", scaled, graph.number(1)), blocksize=2)
-    # SpaceToDepth puts the place within a block before the channel, PyTorch behind it.
-    first = "decoder.detail2.0.0.weight"
-    out, _, high, wide = state[first].shape
-    turned = state[first].reshape(out, 3, 4, high, wide).transpose(0, 2, 1, 3, 4)
-    state = {**state, first: turned.reshape(out, 12, high, wide)}
+    folded, state = _folded(graph, state, "decoder.detail2.0.0.weight")
 
     def conv(name: str, x: str, stride: int = 1) -> str:
-        x = _conv(graph, state, f"decoder.{name}.0", x, stride)
-        return str(graph.add("Relu", _group_norm(graph, state, f"decoder.{name}.1", x)))
+        return _conv_block(graph, state, f"decoder.{name}", x, stride)
 
     d2 = conv("detail2.1", conv("detail2.0", folded))
     d4 = conv("detail4.1", conv("detail4.0", d2, 2))
@@ -179,6 +173,21 @@ def _decoder(graph: Graph, state: State, patch_tokens: str) -> str:
     joined = _conv(graph, state, "decoder.join8.1", join("join8.0", d8, tokens))
     joined = _conv(graph, state, "decoder.join4.1", join("join4.0", d4, joined))
     return join("join2", d2, joined)
+
+
+def _folded(graph: Graph, state: State, first: str) -> tuple[str, State]:
+    """Pixels with each 2 x 2 block as channels, and weights whose `first` takes them."""
+    scaled = graph.add("Mul", graph.to_own("image"), graph.number(2))
+    folded = graph.add("SpaceToDepth", graph.add("Sub", scaled, graph.number(1)), blocksize=2)
+    # SpaceToDepth puts the place within a block before the channel, PyTorch behind it.
+    out, _, high, wide = state[first].shape
+    turned = state[first].reshape(out, 3, 4, high, wide).transpose(0, 2, 1, 3, 4)
+    return folded, {**state, first: turned.reshape(out, 12, high, wide)}
+
+
+def _conv_block(graph: Graph, state: State, name: str, x: str, stride: int = 1) -> str:
+    x = _conv(graph, state, f"{name}.0", x, stride)
+    return str(graph.add("Relu", _group_norm(graph, state, f"{name}.1", x)))
 
 
 def _conv(graph: Graph, state: State, name: str, x: str, stride: int = 1) -> str:
@@ -241,6 +250,42 @@ def _pooled(graph: Graph, state: State, task: str, patch_tokens: str, cls_token:
     normed = graph.layer_norm(f"{name}.norm", both, weight, bias, epsilon=1e-5)
     return graph.linear(
         f"{name}.out", normed, state[f"{name}.out.weight"], state[f"{name}.out.bias"]
+    )
+
+
+def _pooled_detail(graph: Graph, state: State, task: str, patch_tokens: str, cls_token: str) -> str:
+    """`DetailPooledHead` on whole tiles, whose sides are multiples of the patch."""
+    name = f"heads.{task}"
+
+    def mean(maps: str) -> str:
+        return str(graph.add("Flatten", graph.add("GlobalAveragePool", maps), axis=1))
+
+    def normed(layer: str, x: str) -> str:
+        weight, bias = state[f"{name}.{layer}.weight"], state[f"{name}.{layer}.bias"]
+        return graph.layer_norm(f"{name}.{layer}", x, weight, bias, epsilon=1e-5)
+
+    maps, turned = _folded(graph, state, f"{name}.detail.0.0.weight")
+    for layer in range(8):
+        stride = 2 if layer in (2, 4, 6) else 1
+        maps = _conv_block(graph, turned, f"{name}.detail.{layer}", maps, stride)
+    detail = mean(_resize_like(graph, maps, patch_tokens))
+    image = graph.to_own("image")
+    bright, square = mean(image), mean(str(graph.add("Mul", image, image)))
+    variance = graph.add("Sub", square, graph.add("Mul", bright, bright))
+    least = graph.add("Max", variance, graph.number(0))
+    spread = graph.add("Sqrt", graph.add("Add", least, graph.number(1e-4)))
+    four = graph.number(4)
+    tokens = graph.add("Concat", mean(patch_tokens), cls_token, axis=1)
+    joined = graph.add(
+        "Concat",
+        normed("detail_norm", detail),
+        graph.add("Mul", bright, four),
+        graph.add("Mul", spread, four),
+        normed("norm", tokens),
+        axis=1,
+    )
+    return graph.linear(
+        f"{name}.out", joined, state[f"{name}.out.weight"], state[f"{name}.out.bias"]
     )
 
 

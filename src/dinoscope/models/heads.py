@@ -17,6 +17,8 @@ from dinoscope.models.card import HeadSpec
 #: Channels of the detail branch at strides 2, 4 and 8, and of the joined maps at stride 2.
 WIDTHS = (32, 64, 96)
 JOINED = 48
+#: Channels of the classifiers' detail branch at stride 16.
+DETAIL = 128
 
 
 def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
@@ -107,9 +109,63 @@ class PooledHead(nn.Module):
         self.norm = nn.LayerNorm(token_dim + embed_dim)
         self.out = nn.Linear(token_dim + embed_dim, spec.channels)
 
+    def extend(self, features: FeatureMap, x: Tensor) -> FeatureMap:
+        """What is pooled: the tokens as they are."""
+        return features
+
     def forward(self, pooled: Tensor) -> Tensor:
         """`pooled` is ``(N, L·D + D)`` from `pool_tokens`."""
         return self.out(self.norm(pooled))  # type: ignore[no-any-return]
+
+
+class DetailPooledHead(PooledHead):
+    """Logits from tokens, convolutional features and brightness, all pooled under one mask.
+
+    Forms and textures finer than a patch come from a few convolutions on the pixels, whose maps are
+    brought to the patch grid; their normalisation forgets how bright an image is, so the mean and
+    spread of each channel stand beside them (the amount of DNA tells a cell's phase).
+    """
+
+    #: Mean and mean square of three channels.
+    STATISTICS = 6
+
+    def __init__(self, spec: HeadSpec, token_dim: int, embed_dim: int, patch: int) -> None:
+        super().__init__(spec, token_dim, embed_dim)
+        w2, w4, w8 = WIDTHS
+        self.patch = patch
+        self.detail = nn.Sequential(
+            _conv(12, w2),
+            _conv(w2, w2),
+            _conv(w2, w4, 2),
+            _conv(w4, w4),
+            _conv(w4, w8, 2),
+            _conv(w8, w8),
+            _conv(w8, DETAIL, 2),
+            _conv(DETAIL, DETAIL),
+        )
+        self.detail_norm = nn.LayerNorm(DETAIL)
+        known = token_dim + embed_dim + DETAIL + self.STATISTICS
+        self.out = nn.Linear(known, spec.channels)
+
+    def extend(self, features: FeatureMap, x: Tensor) -> FeatureMap:
+        """Detail and brightness on the patch grid, in front of the patch tokens."""
+        tokens = features.patch_tokens
+        detail = self.detail(F.pixel_unshuffle(x * 2 - 1, 2))
+        bright = F.avg_pool2d(torch.cat([x, x * x], 1), self.patch)
+        joined = torch.cat(
+            [_resize_like(detail, tokens).float(), bright.float(), tokens.float()], 1
+        )
+        return FeatureMap(joined, features.cls_token, features.embed_dim)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """`pooled` is ``(N, detail + statistics + L·D + D)`` from `pool_tokens`."""
+        detail, mean, square, tokens = pooled.split(
+            [DETAIL, 3, 3, pooled.shape[1] - DETAIL - self.STATISTICS], dim=1
+        )
+        spread = torch.sqrt((square - mean * mean).clamp_min(0) + 1e-4)
+        # Around 1, as what the normalisations give.
+        parts = [self.detail_norm(detail), 4 * mean, 4 * spread, self.norm(tokens)]
+        return self.out(torch.cat(parts, 1))  # type: ignore[no-any-return]
 
 
 def pool_tokens(features: FeatureMap, weights: Tensor | None = None) -> Tensor:
@@ -137,10 +193,12 @@ def pool_tokens(features: FeatureMap, weights: Tensor | None = None) -> Tensor:
     return torch.cat([mean, features.cls_token.float()], 1)
 
 
-def build_head(spec: HeadSpec, token_dim: int, embed_dim: int) -> nn.Module:
+def build_head(spec: HeadSpec, token_dim: int, embed_dim: int, patch: int) -> nn.Module:
     """The module that a `HeadSpec` describes."""
     if spec.kind == "dense":
         return DenseHead(spec)
     if spec.kind == "bins":
         return BinsHead(spec)
+    if spec.kind == "pooled-detail":
+        return DetailPooledHead(spec, token_dim, embed_dim, patch)
     return PooledHead(spec, token_dim, embed_dim)

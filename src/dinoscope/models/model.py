@@ -76,9 +76,11 @@ class Model(nn.Module):
 
     def add_head(self, task: str, spec: HeadSpec) -> None:
         """Add or replace the head of `task`; a dense head brings the shared decoder with it."""
-        if spec.kind != "pooled" and self.decoder is None:
+        if not spec.pooled and self.decoder is None:
             self.decoder = DenseDecoder(self.token_dim)
-        self.heads[task] = build_head(spec, self.token_dim, self.backbone.embed_dim)
+        self.heads[task] = build_head(
+            spec, self.token_dim, self.backbone.embed_dim, self.backbone.patch
+        )
         self.card = self.card.replace(heads={**self.card.heads, task: spec})
 
     def keep_heads(self, tasks: Iterable[str]) -> None:
@@ -88,7 +90,7 @@ class Model(nn.Module):
             del self.heads[name]
         heads = {n: s for n, s in self.card.heads.items() if n in kept}
         self.card = self.card.replace(heads=heads)
-        if all(spec.kind == "pooled" for spec in heads.values()):
+        if all(spec.pooled for spec in heads.values()):
             self.decoder = None
 
     def require_heads(self, tasks: Iterable[str]) -> None:
@@ -117,7 +119,7 @@ class Model(nn.Module):
 
         With `rows`, a task's head sees those tiles only: the others have no truth to learn from.
         """
-        wanted = [t for t in tasks if self.card.heads[t].kind != "pooled"]
+        wanted = [t for t in tasks if not self.card.heads[t].pooled]
         if not wanted or self.decoder is None:
             return {}
         joined = self.decoder(features, x)
@@ -128,8 +130,15 @@ class Model(nn.Module):
             for task in wanted
         }
 
+    def pooled_features(
+        self, features: FeatureMap, x: Tensor, task: str = "classification"
+    ) -> FeatureMap:
+        """What is pooled for a head: tokens of the tiles `x`, and pixel features where it has
+        them."""
+        return self.heads[task].extend(features, x)  # type: ignore[no-any-return, operator]
+
     def decode_pooled(self, pooled: Tensor, task: str = "classification") -> Tensor:
-        """Logits ``(N, K)`` of vectors from `pool_tokens`."""
+        """Logits ``(N, K)`` of vectors from `pool_tokens` of `pooled_features`."""
         return self.heads[task](pooled)  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -137,6 +146,7 @@ class Model(nn.Module):
         features = self.encode(x)
         outputs = self.decode_dense(features, x, self.heads)
         for task, spec in self.card.heads.items():
-            if spec.kind == "pooled":
-                outputs[task] = self.decode_pooled(pool_tokens(features), task)
+            if spec.pooled:
+                pooled = pool_tokens(self.pooled_features(features, x, task))
+                outputs[task] = self.decode_pooled(pooled, task)
         return outputs

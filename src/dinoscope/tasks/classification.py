@@ -1,4 +1,4 @@
-"""Classification of images and objects: cross-entropy on pooled tokens."""
+"""Classification of images and objects: cross-entropy on pooled tokens and pixel features."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Classification:
     dense = False
 
     def head_spec(self, classes: tuple[str, ...]) -> HeadSpec:
-        return HeadSpec("pooled", len(classes), classes)
+        return HeadSpec("pooled-detail", len(classes), classes)
 
     def targets(self, truth: np.ndarray, log_size: float | None) -> np.ndarray:
         """The class number, as int64."""
