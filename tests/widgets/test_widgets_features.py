@@ -176,6 +176,8 @@ def test_a_stack_is_coloured_plane_by_plane(viewer: Any, open_panel: Any, qtbot:
 def test_several_images_share_a_run(viewer: Any, open_panel: Any, fake: Any, qtbot: Any) -> None:
     for name in ("first", "second"):
         viewer.add_image(np.zeros((HEIGHT, WIDTH), np.uint8), name=name)
+    # What class scores leave in an image's metadata does not make it a result.
+    viewer.layers["second"].metadata["dinoscope"] = {"classification": {"class": ["healthy"]}}
     panel = open_panel()
     panel.source.combo.layer = viewer.layers["first"]
     panel.others.list.item(0).setCheckState(panel.others.list.item(0).checkState().Checked)

@@ -16,6 +16,7 @@ from tests.widgets.fake_worker import MODELS, objects, summary, two_objects
 from dinoscope.config import InstanceOptions
 from dinoscope.errors import InputError
 from dinoscope.widgets._client import controller_for
+from dinoscope.widgets._results import is_result
 from dinoscope.widgets.predict import PredictPanel
 
 HEIGHT, WIDTH = 48, 60
@@ -560,6 +561,7 @@ def test_class_scores_are_shown_and_saved(
     finish(panel, job, qtbot)
     assert panel.results.classes.item(0, 1).text() == "healthy"
     assert layer.metadata["dinoscope"]["classification"]["class"] == ["healthy"]
+    assert not is_result(layer)  # it is still an image of the user's, and offered as one
     assert [x.name for x in viewer.layers] == ["cells"]
     panel.results.ask_csv = lambda what: str(tmp_path / "classes.csv")
     panel.results.save_classes.click()

@@ -16,7 +16,7 @@ from dinoscope.errors import InputError
 from dinoscope.widgets._client import Controller
 from dinoscope.widgets._evalrun import EvaluateRequest, layers_request
 from dinoscope.widgets._models import ModelPicker
-from dinoscope.widgets._results import METADATA
+from dinoscope.widgets._results import METADATA, is_result
 from dinoscope.widgets._sources import LayerCombo
 from dinoscope.widgets._style import add_row, form, hint_label, narrow, set_tone, side_by_side
 
@@ -175,8 +175,8 @@ class _Choice(QWidget):
         others = [layer for layer in labels or self.prediction.layers if layer is not same]
         if not others:
             return
-        if _sounds_true(same) and METADATA not in same.metadata:
-            made = [layer for layer in others if METADATA in layer.metadata]
+        if _sounds_true(same) and not is_result(same):
+            made = [layer for layer in others if is_result(layer)]
             self.prediction.layer = (made or others)[0]
         else:
             true = [layer for layer in others if _sounds_true(layer)]
@@ -311,7 +311,7 @@ def _not_an_error(layer: Layer) -> bool:
 
 
 def _not_a_result(layer: Layer) -> bool:
-    return METADATA not in layer.metadata
+    return not is_result(layer)
 
 
 def _unit(layer: Layer | None) -> str:

@@ -23,6 +23,7 @@ from dinoscope.widgets._circle import GUIDE
 from dinoscope.widgets._controls import Control, control_for, values_of
 from dinoscope.widgets._pcarun import FIT
 from dinoscope.widgets._points import WHAT
+from dinoscope.widgets._results import is_result
 from dinoscope.widgets._sources import LayerCombo
 from dinoscope.widgets._style import Fold, add_row, blocked, form, narrow
 
@@ -183,7 +184,7 @@ class OtherImages(QWidget):
             for layer in self._viewer.layers
             if layer._type_string == "image"
             and layer is not self._first
-            and "dinoscope" not in layer.metadata
+            and not is_result(layer)
             and not layer.metadata.get(GUIDE)
         ]
         with blocked(self.list):

@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 METADATA = "dinoscope"
 
 
+def is_result(layer: Any) -> bool:
+    """Whether a layer was made by us; layers of the user's may carry notes of ours, too."""
+    made = layer.metadata.get(METADATA)
+    return isinstance(made, dict) and "task" in made
+
+
 @dataclass(frozen=True)
 class Kind:
     """How the result of a task looks: its name, its layer type, and its place in the pile."""

@@ -19,6 +19,7 @@ from qtpy.QtWidgets import (
 
 from dinoscope.errors import DinoscopeError
 from dinoscope.widgets._layers import Source, full_size, guess_axes, make_source, same_geometry
+from dinoscope.widgets._results import is_result
 from dinoscope.widgets._style import add_row, blocked, form, hint_label, narrow, set_tone
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ class SourcePicker(QWidget):
             for layer in self._listed:
                 item = QListWidgetItem(layer.name)
                 item.setFlags(item.flags() | Qt.ItemFlag.ItemIsUserCheckable)
-                own = "dinoscope" in layer.metadata
+                own = is_result(layer)
                 on = layer in ticked or (not ticked and not own)
                 item.setCheckState(Qt.CheckState.Checked if on else Qt.CheckState.Unchecked)
                 self.channels.addItem(item)
