@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from napari.components import ViewerModel
 from tests.widgets.fake_explorer import PATCH, FakeExplorer
@@ -15,6 +16,7 @@ from tests.widgets.fake_explorer import PATCH, FakeExplorer
 from dinoscope.config import ExploreOptions
 from dinoscope.errors import InputError, WorkerError
 from dinoscope.widgets import _client, _overlay
+from dinoscope.widgets._colourby import choices
 from dinoscope.widgets.features import FeaturesPanel
 
 H, W = 5, 7  # patches
@@ -448,6 +450,27 @@ def test_points_are_coloured_by_clusters_and_by_labels_as_they_are_now(
         assert [text for text, _ in entries] == ["none" if value == 0 else "3"]
     wanted = tuple(round(255 * float(c)) for c in labels.get_color(3)[:3])
     assert entries[0][1] == wanted, "plot and layer agree"
+
+
+def test_patches_are_coloured_by_the_confidence_of_the_objects_they_lie_in(
+    panel: Any, viewer: Any, qtbot: Any
+) -> None:
+    ids = np.zeros((HEIGHT, WIDTH), np.uint8)
+    ids[:, :14], ids[:, 14:28] = 4, 7
+    objects = viewer.add_labels(ids, name="objects", **GEOMETRY)
+    objects.features = pd.DataFrame({"index": [0, 4, 7], "confidence": [np.nan, 0.25, 0.75]})
+    run(panel, qtbot, "plot")
+    key = f"under:{objects.unique_id}:confidence"
+    assert dict(choices(panel.linked.points, viewer.layers))[key] == "confidence: objects"
+    panel.linked.dock.choose_colour(key)
+    panel.linked.dock.colour_chosen.emit(key)
+    qtbot.waitUntil(lambda: panel.linked.dock.plot.colouring.legend.title == "confidence")
+    colours = panel.linked.dock.plot.colouring.colours.reshape(H, W, 3)
+    unsure, sure, none = colours[0, 0], colours[0, 1], colours[0, 2]
+    assert (colours[:, 0] == unsure).all()
+    assert (unsure != sure).any()
+    assert (none != sure).any()
+    assert len(set(none.tolist())) == 1, "grey where no object is"
 
 
 def test_the_selection_stays_when_the_other_model_is_shown(panel: Any, qtbot: Any) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dinoscope.widgets._plotcolours import MOST_GROUPS, RGB, Colouring, by_column, by_group, plain
-from dinoscope.widgets._points import PointSet, Variant, feature_columns
+from dinoscope.widgets._points import PointSet, Variant, columns_by_label, feature_columns
 from dinoscope.widgets._tokens import fitting_labels
 
 if TYPE_CHECKING:
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Columns that say where a point is, not what it is like.
 _PLACES = ("set", "image", "row", "column", "label", "centroid_y", "centroid_x")
+#: Columns of objects that say how sure the model is: offered for the patches of these objects, too.
+CONFIDENCE = ("confidence", "probability", "score")
 CLUSTERS = {"kmeans": "k-means clusters", "hdbscan": "HDBSCAN clusters"}
 
 
@@ -25,10 +27,17 @@ def choices(points: PointSet, layers: Sequence[Layer]) -> list[tuple[str, str]]:
     found += [(f"cluster:{key}", text) for key, text in CLUSTERS.items()]
     if len(points.sets) > 1:
         found.append(("image", "image"))
-    found += [
-        (f"labels:{layer.unique_id}", f"labels: {layer.name}")
+    fitting = [
+        layer
         for layer in fitting_labels(layers, points.sets[0].source)
         if not layer.metadata.get("dinoscope_guide")
+    ]
+    found += [(f"labels:{layer.unique_id}", f"labels: {layer.name}") for layer in fitting]
+    found += [
+        (f"under:{layer.unique_id}:{name}", f"{name}: {layer.name}")
+        for layer in fitting
+        for name in layer.features.columns
+        if name in CONFIDENCE and layer is not points.objects
     ]
     found += [(f"feature:{name}", f"feature: {name}") for name in feature_columns(points)]
     for name, values in points.table.items():
@@ -59,6 +68,13 @@ def colouring_of(
             return None
         title = layer.name if layer is not None else "label"
         return _by_label(points.columns[key], title, layer)
+    if kind == "under":
+        layer_id, _, column = name.partition(":")
+        labels = points.columns.get(f"labels:{layer_id}")
+        if labels is None:
+            return None
+        values = columns_by_label(layer, labels).get(column) if layer is not None else None
+        return plain(points.count) if values is None else by_column(values, column)
     if kind == "feature":
         values = feature_columns(points).get(name)
         return plain(points.count) if values is None else by_column(values, name)

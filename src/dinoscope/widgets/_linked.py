@@ -179,15 +179,18 @@ class LinkedPlot(QObject):
             self.dock.plot.set_colours(colouring)
 
     def layer_of(self, key: str) -> Any:
-        """The layer that a key ``labels:…`` means, while it is open."""
-        kind, _, name = key.partition(":")
-        if kind != "labels":
+        """The layer that a key ``labels:…`` or ``under:…`` means, while it is open."""
+        kind, _, rest = key.partition(":")
+        name = rest.partition(":")[0]
+        if kind not in ("labels", "under"):
             return None
         return next((x for x in self._viewer.layers if str(x.unique_id) == name), None)
 
     def _on_colour(self, key: str) -> None:
-        if key.startswith("labels:") and self.points is not None:
-            self.points.columns.pop(key, None)  # the layer may have been painted in meanwhile
+        layer = self.layer_of(key)
+        if layer is not None and self.points is not None:
+            # It may have been painted in meanwhile.
+            self.points.columns.pop(f"labels:{layer.unique_id}", None)
         self.colour()
 
     def _on_variant(self, index: int) -> None:

@@ -239,15 +239,19 @@ def cluster_steps(
 
 def feature_columns(points: PointSet) -> dict[str, np.ndarray]:
     """Columns of the objects' features table, in the order of the points (NaN or "" for none)."""
-    layer = points.objects
-    if points.what != "objects" or layer is None:
+    if points.what != "objects" or points.objects is None:
         return {}
+    return columns_by_label(points.objects, points.table["label"])
+
+
+def columns_by_label(layer: Layer, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Columns of a Labels layer's features table, for each of `labels` (NaN or "" for none)."""
     features = layer.features
     if not len(features):
         return {}
     ids = np.asarray(features["index"]) if "index" in features else np.arange(1, len(features) + 1)
     row_of = {int(label): row for row, label in enumerate(ids)}
-    rows = np.array([row_of.get(int(label), -1) for label in points.table["label"]])
+    rows = np.array([row_of.get(int(label), -1) for label in labels])
     found = {}
     for name in features.columns:
         if name == "index":

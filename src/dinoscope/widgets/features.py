@@ -369,7 +369,7 @@ class FeaturesPanel(Panel):
                 layer = self.linked.layer_of(key)
                 if layer is None:
                     raise InputError("the Labels layer is gone", hint="Choose another one.")
-                points.columns[key] = yield from label_steps(points, layer)
+                points.columns[f"labels:{layer.unique_id}"] = yield from label_steps(points, layer)
                 text = f"Done: coloured by {layer.name!r}."
             self.linked.colour()
             return text
