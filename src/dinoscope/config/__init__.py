@@ -25,6 +25,7 @@ from dinoscope.config.training import (
 from dinoscope.errors import InputError
 
 __all__ = [
+    "AnnotateOptions",
     "ClusterOptions",
     "DEVICES",
     "EvaluateOptions",
@@ -164,6 +165,23 @@ class ExploreOptions(ImageOptions):
     def __post_init__(self) -> None:
         check(self)
         parse_layers(self.layers)
+
+
+@dataclass(frozen=True)
+class AnnotateOptions(ExploreOptions):
+    """What strokes are learned on: which tokens, and whether with classical filters."""
+
+    filters: bool = option(
+        True, "Use classical filters (edges, ridges, texture) besides the model's tokens."
+    )
+    cache_mb: int = option(
+        2000,
+        "Disk space that tokens of annotated images may take.",
+        low=0,
+        high=1_000_000,
+        unit="MB",
+    )
+    seed: int = option(0, "Seed of everything random.", low=0, high=2**31 - 1)
 
 
 LAYER_NAMES = ("early", "middle", "last")

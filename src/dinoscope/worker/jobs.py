@@ -43,7 +43,8 @@ forget     ``run``                                              nothing
 =========  ===================================================  ==================================
 
 The jobs of the Features panel (``tokens pca points project cluster similarity separability
-explore_export explore_forget``) are described in :mod:`dinoscope.worker.exploration`.
+explore_export explore_forget``) are described in :mod:`dinoscope.worker.exploration`, those of the
+Annotate panel (``annotate_…``) in :mod:`dinoscope.worker.annotation`.
 
 A source of ``train`` is a dict: ``task``; ``images`` and ``truths``, lists of equal length whose
 items are paths or ``{"image": name}`` for an image given with the job (a truth of a classification
@@ -147,6 +148,7 @@ class Tools:
         self.runs = RunStore(folder / "runs")
         self._models: Any = None
         self._exploration: Any = None
+        self._annotation: Any = None
 
     @property
     def exploration(self) -> Any:
@@ -155,6 +157,14 @@ class Tools:
             module = importlib.import_module("dinoscope.worker.explored")
             self._exploration = module.Exploration(self.folder / "tokens")
         return self._exploration
+
+    @property
+    def annotation(self) -> Any:
+        """The sessions of the fast loop (:class:`~dinoscope.worker.annotated.Annotation`)."""
+        if self._annotation is None:
+            module = importlib.import_module("dinoscope.worker.annotated")
+            self._annotation = module.Annotation(self.folder / "annotated")
+        return self._annotation
 
     @property
     def models(self) -> Any:
@@ -192,6 +202,16 @@ KINDS: dict[str, JobKind] = {
     "separability": JobKind(_lazy("exploration", "separability")),
     "explore_export": JobKind(_lazy("exploration", "export")),
     "explore_forget": JobKind(_lazy("exploration", "forget"), quick=True),
+    "annotate_open": JobKind(_lazy("annotation", "open_session"), quick=True),
+    "annotate_prepare": JobKind(_lazy("annotation", "prepare")),
+    "annotate_strokes": JobKind(_lazy("annotation", "strokes"), quick=True),
+    "annotate_preview": JobKind(_lazy("annotation", "preview"), quick=True),
+    "annotate_next": JobKind(_lazy("annotation", "next_place"), quick=True),
+    "annotate_objects": JobKind(_lazy("annotation", "objects"), quick=True),
+    "annotate_object_classes": JobKind(_lazy("annotation", "object_classes"), quick=True),
+    "annotate_apply": JobKind(_lazy("annotation", "apply")),
+    "annotate_save": JobKind(_lazy("annotation", "save"), quick=True),
+    "annotate_close": JobKind(_lazy("annotation", "close"), quick=True),
     "evaluate": JobKind(_lazy("evaluation", "evaluate"), heavy=False),
     "evaluate_models": JobKind(_lazy("evaluation", "evaluate")),
     "evaluate_report": JobKind(_lazy("evaluation", "report"), quick=True, heavy=False),

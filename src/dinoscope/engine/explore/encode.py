@@ -203,7 +203,7 @@ def encode(
     """
     options = options or ExploreOptions()
     store = store or TokenStore()
-    run = yield from _open(image, model, options, zoom, store)
+    run = yield from open_image(image, model, options, zoom, store)
     wanted = list(plane_indices(image)) if indices is None else [tuple(i) for i in indices]
     if not wanted:
         raise InputError(f"no plane of {image.name!r} was chosen", expected="at least one")
@@ -247,13 +247,14 @@ def encode(
     )
 
 
-def _open(
+def open_image(
     image: ImageInput,
     model: Model,
     options: ExploreOptions,
     zoom: float | None,
     store: TokenStore,
-) -> Generator[Progress, None, _Run]:
+) -> Generator[Progress, None, ImageRun]:
+    """Look at an image once: its limits, and its zoom where that is not given; see `encode`."""
     predict = PredictOptions(
         tasks=("pca",),
         channels=options.channels,
@@ -283,10 +284,10 @@ def _open(
             store.zooms[place] = zoom_for(prepared, runner)[0]
         zoom = store.zooms[place]
     view = Runner(with_layers(model, layers), runner.device, runner.dtype)
-    return _Run(view, prepared, layers, zoom, region or (0, 0, *prepared.shape), notes)
+    return ImageRun(view, prepared, layers, zoom, region or (0, 0, *prepared.shape), notes)
 
 
-class _Run:
+class ImageRun:
     """Geometry and steps that the planes of one image share."""
 
     def __init__(

@@ -1,0 +1,160 @@
+"""A random forest of oblivious trees on 8-bit features: learned and applied in milliseconds.
+
+All nodes of one level of an oblivious tree ask the same question (Kohavi 1994; the trees of
+CatBoost), so that a tree of depth d is d comparisons of whole maps with a number, which vector
+instructions do 64 pixels at a time, and one table of 2^d entries. Questions are the best of a few
+random ones (extremely randomised trees, Geurts et al. 2006), found for all trees at once; a leaf
+that few annotated pixels reached leans on the leaf it was split from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dinoscope.errors import InputError
+
+TREES = 64
+DEPTH = 6
+#: Questions that are tried for each level of a tree.
+TRIES = 8
+#: Annotated pixels that a tree's questions are chosen on; its leaves are filled by all of them.
+PIXELS = 1500
+#: Pixels that the leaf above counts as, in every leaf.
+PRIOR = 1.0
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Trees in arrays: `features` (T, d) and `thresholds` (T, d) uint8 are the questions ``feature
+    > threshold``, the first the highest bit of a leaf's number; `leaves` (T, 2^d, C) float32 class
+    probabilities."""
+
+    features: np.ndarray
+    thresholds: np.ndarray
+    leaves: np.ndarray
+
+    @property
+    def classes(self) -> int:
+        return int(self.leaves.shape[2])
+
+    def leaf_numbers(self, values: np.ndarray) -> np.ndarray:
+        """``(n, K)`` uint8 features to ``(T, n)`` leaf numbers."""
+        trees, depth = self.features.shape
+        found = np.zeros((trees, len(values)), np.int64)
+        columns = np.ascontiguousarray(values.T)
+        for level in range(depth):
+            bits = columns[self.features[:, level]] > self.thresholds[:, level, None]
+            found = found * 2 + bits
+        return found
+
+    def probabilities(self, values: np.ndarray) -> np.ndarray:
+        """``(n, K)`` uint8 features to ``(n, C)`` float32 class probabilities."""
+        numbers = self.leaf_numbers(values)
+        trees = np.arange(len(numbers))[:, None]
+        return np.asarray(self.leaves[trees, numbers].mean(0), np.float32)
+
+
+def grow(
+    values: np.ndarray,
+    classes: np.ndarray,
+    count: int,
+    *,
+    weights: np.ndarray | None = None,
+    trees: int = TREES,
+    depth: int = DEPTH,
+    tries: int = TRIES,
+    seed: int = 0,
+) -> Forest:
+    """Grow a forest.
+
+    Parameters
+    ----------
+    values : (n, K) uint8
+        Features of annotated pixels.
+    classes : (n,) integer
+        Their classes, 0 to ``count - 1``.
+    count : int
+        Number of classes.
+    weights : (n,) float, optional
+        How much each pixel counts.
+    trees, depth, tries : int
+        Size of the forest and questions tried at each level.
+    seed : int
+        Of which pixels and questions are drawn; equal input gives an equal forest.
+
+    Raises
+    ------
+    InputError
+        No pixels, or arrays that do not fit together.
+    """
+    if values.ndim != 2 or len(values) == 0 or values.dtype != np.uint8:
+        raise InputError(
+            f"features have shape {values.shape} and dtype {values.dtype}",
+            expected="(pixels, features) uint8 with some pixels",
+        )
+    if classes.shape != (len(values),):
+        raise InputError(f"classes have shape {classes.shape}", expected=f"({len(values)},)")
+    rng = np.random.default_rng(seed)
+    weights = np.ones(len(values), np.float32) if weights is None else weights
+    size = min(len(values), PIXELS)
+    drawn = rng.integers(0, len(values), (trees, size))
+    features = np.empty((trees, depth), np.int64)
+    thresholds = np.empty((trees, depth), np.uint8)
+    numbers = np.zeros((trees, size), np.int64)
+    each = np.arange(trees)
+    for level in range(depth):
+        tried = rng.integers(0, values.shape[1], (trees, tries))
+        # A threshold is the value of one of the tree's own pixels, so that it parts something.
+        pixel = drawn[each[:, None], rng.integers(0, size, (trees, tries))]
+        limit = values[pixel, tried]
+        limit = limit - (limit > 0) * (rng.random(limit.shape) < 0.5).astype(np.uint8)
+        bits = values[drawn[:, None, :], tried[:, :, None]] > limit[:, :, None]
+        best = _purest(numbers, bits, classes[drawn], weights[drawn], count, level)
+        features[:, level] = tried[each, best]
+        thresholds[:, level] = limit[each, best]
+        numbers = numbers * 2 + bits[each, best]
+    found = Forest(features, thresholds, np.zeros((trees, 1, count), np.float32))
+    return fill(found, values, classes, weights, count)
+
+
+def _purest(
+    numbers: np.ndarray,
+    bits: np.ndarray,
+    classes: np.ndarray,
+    weights: np.ndarray,
+    count: int,
+    level: int,
+) -> np.ndarray:
+    """The try of each tree, ``(T,)``, that leaves the purest leaves (Gini)."""
+    trees, tries, _ = bits.shape
+    leaves = 2 ** (level + 1)
+    place = (np.arange(trees * tries) * leaves).reshape(trees, tries, 1)
+    key = (place + numbers[:, None, :] * 2 + bits) * count + classes[:, None, :]
+    weight = np.broadcast_to(weights[:, None, :], bits.shape).ravel()
+    table = np.bincount(key.ravel(), weight, minlength=trees * tries * leaves * count)
+    table = table.reshape(trees, tries, leaves, count)
+    total = table.sum(-1)
+    purity = (table**2).sum(-1) / np.maximum(total, 1e-9)
+    return np.asarray(purity.sum(-1).argmax(1))
+
+
+def fill(
+    forest: Forest, values: np.ndarray, classes: np.ndarray, weights: np.ndarray, count: int
+) -> Forest:
+    """The same questions with leaves from all of these pixels; see :func:`grow`."""
+    trees, depth = forest.features.shape
+    numbers = forest.leaf_numbers(values)
+    leaves = 2**depth
+    key = ((np.arange(trees)[:, None] * leaves + numbers) * count + classes).ravel()
+    weight = np.broadcast_to(weights, numbers.shape).ravel()
+    table = np.bincount(key, weight, minlength=trees * leaves * count)
+    levels = [table.reshape(trees, leaves, count)]
+    while levels[0].shape[1] > 1:
+        levels.insert(0, levels[0].reshape(trees, -1, 2, count).sum(2))
+    above = levels[0] / levels[0].sum(-1, keepdims=True)
+    for counts in levels[1:]:
+        above = np.repeat(above, 2, axis=1)
+        above = (counts + PRIOR * above) / (counts.sum(-1, keepdims=True) + PRIOR)
+    return Forest(forest.features, forest.thresholds, above.astype(np.float32))

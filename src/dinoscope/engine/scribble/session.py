@@ -1,0 +1,391 @@
+"""A session of annotating: strokes on planes of any images, one classifier for all of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import OrderedDict
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dinoscope.arrays.axes import Index, Region, read_plane
+from dinoscope.arrays.filters import FilterBank
+from dinoscope.arrays.normalize import to_model_input
+from dinoscope.arrays.patches import PatchGrid
+from dinoscope.config import AnnotateOptions
+from dinoscope.engine.explore.encode import ImageRun, open_image
+from dinoscope.engine.explore.store import TokenStore
+from dinoscope.engine.scale import Prepared
+from dinoscope.engine.scribble.classifier import Classifier, Samples, fit, stroke_numbers
+from dinoscope.engine.scribble.features import PlaneFeatures, Projection, plane_features
+from dinoscope.engine.scribble.predicting import Prediction, Tables, predict
+from dinoscope.errors import InputError
+from dinoscope.models.model import Model
+from dinoscope.types import ImageInput, Progress
+
+#: A plane of one image: the image's id as the caller chose it, and the plane's index.
+Place = tuple[str, Index]
+
+#: Maps of planes in memory, in MB; those of the newest plane are kept whatever their size.
+FEATURES_MB = 400
+
+
+@dataclass
+class _Strokes:
+    """Annotated pixels of a plane, and their features once they are known."""
+
+    pixels: np.ndarray
+    codes: np.ndarray
+    strokes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    values: np.ndarray | None = None
+
+
+@dataclass
+class ScribbleSession:
+    """Strokes, cached features and the classifier.
+
+    Parameters
+    ----------
+    model : Model
+        Whose tokens are used; without its heads it serves as well.
+    options : AnnotateOptions
+        Which tokens, at which scale, with which filters.
+    store : TokenStore
+        Where tokens are kept.
+    threads : int
+        Threads for predictions.
+
+    Notes
+    -----
+    Objects in one image look to the model as in the other when both are brought to the same scale;
+    the zoom of the first image is kept for all (`options.zoom` sets it, else it is decided as in a
+    prediction).
+    """
+
+    model: Model
+    options: AnnotateOptions
+    store: TokenStore
+    threads: int = 1
+    projection: Projection | None = None
+    classifier: Classifier | None = None
+    zoom: float | None = None
+    notes: list[str] = field(default_factory=list)
+    _runs: dict[str, ImageRun] = field(default_factory=dict)
+    _features: OrderedDict[Place, PlaneFeatures] = field(default_factory=OrderedDict)
+    _tokens: dict[Place, str] = field(default_factory=dict)
+    _strokes: dict[Place, _Strokes] = field(default_factory=dict)
+    _changed: bool = False
+    _tables: Tables | None = None
+
+    def __post_init__(self) -> None:
+        self.bank = FilterBank() if self.options.filters else None
+        self.zoom = self.zoom or self.options.zoom
+
+    # -- features -------------------------------------------------------------------------------
+
+    def is_prepared(self, source: str, index: Index) -> bool:
+        """Whether a plane can be predicted without its pixels."""
+        return (source, index) in self._features
+
+    def features(
+        self, source: str, index: Index, image: ImageInput | None
+    ) -> Generator[Progress, None, PlaneFeatures]:
+        """The maps of a plane, computed where they are not kept.
+
+        Raises
+        ------
+        InputError
+            They are not kept and no image was given; or the image cannot be encoded.
+        """
+        place = (source, index)
+        if place in self._features:
+            self._features.move_to_end(place)
+            return self._features[place]
+        if image is None:
+            raise InputError(
+                f"plane {index} of {source!r} is not prepared",
+                expected="its image",
+                hint="Show the plane again.",
+            )
+        run = yield from self.opened(source, image)
+        pixels = run.pixels(index)
+        tokens = yield from self._encoded(run, pixels, place)
+        if self.projection is None:
+            self.projection = Projection.fit(tokens)
+        channels = _channels(run.prepared, index)
+        found = plane_features(channels, tokens, run.patches, self.projection, self.bank)
+        self._keep(place, found)
+        return found
+
+    def opened(self, source: str, image: ImageInput) -> Generator[Progress, None, ImageRun]:
+        """The geometry and limits that the planes of an image share."""
+        run = self._runs.get(source)
+        if run is None or _layout(run.prepared.image) != _layout(image):
+            run = yield from open_image(image, self.model, self.options, self.zoom, self.store)
+            self.zoom = run.zoom
+            self.notes += [note for note in run.notes if note not in self.notes]
+            self.forget(source)
+            self._runs[source] = run
+        else:
+            # Limits and scale stay; pixels come from whoever asks now.
+            run.prepared = dataclasses.replace(run.prepared, image=image)
+        return run
+
+    def _encoded(
+        self, run: ImageRun, pixels: np.ndarray, place: Place
+    ) -> Generator[Progress, None, np.ndarray]:
+        key = run.key(pixels)
+        self._tokens[place] = key
+        try:
+            return self.store.get(key).tokens
+        except KeyError:
+            pass
+        for step in run.encode(pixels, 0, 1, time.perf_counter()):
+            if isinstance(step, Progress):
+                yield step
+            else:
+                self.store.put(key, step)
+                return step.tokens
+        raise AssertionError("a plane was encoded without a result")
+
+    def _keep(self, place: Place, found: PlaneFeatures) -> None:
+        self._features[place] = found
+        strokes = self._strokes.get(place)
+        if strokes is not None:
+            self._sample(strokes, found)
+        used = sum(each.nbytes for each in self._features.values())
+        while used > FEATURES_MB * 1e6 and len(self._features) > 1:
+            _, oldest = self._features.popitem(last=False)
+            used -= oldest.nbytes
+
+    def forget(self, source: str) -> None:
+        """Let everything of an image go but its strokes: its pixels have changed."""
+        self._runs.pop(source, None)
+        for place in [p for p in self._features if p[0] == source]:
+            del self._features[place]
+            self._tokens.pop(place, None)
+        for place, strokes in self._strokes.items():
+            if place[0] == source:
+                strokes.values = None
+                self._changed = True
+
+    def grid(self, source: str) -> PatchGrid:
+        """Where the patches of a prepared image lie."""
+        return self._runs[source].patches
+
+    def tokens(self, source: str, index: Index) -> np.ndarray:
+        """``(h·w, D)`` float16 tokens of a prepared plane.
+
+        Raises
+        ------
+        InputError
+            They are not kept any more.
+        """
+        try:
+            return self.store.get(self._tokens[source, index]).tokens
+        except KeyError:
+            raise InputError(
+                f"the tokens of plane {index} of {source!r} are not kept any more",
+                hint="Show the plane again.",
+            ) from None
+
+    def channels(self, source: str, index: Index, image: ImageInput | None) -> np.ndarray:
+        """``(C, Y, X)`` float32 of a plane of a prepared image, each channel by its own limits.
+
+        Raises
+        ------
+        InputError
+            No image was given.
+        """
+        if image is None:
+            raise InputError(f"no image of {source!r} was given", expected="the image")
+        return _channels(dataclasses.replace(self._runs[source].prepared, image=image), index)
+
+    # -- strokes --------------------------------------------------------------------------------
+
+    def set_strokes(self, source: str, index: Index, pixels: np.ndarray, codes: np.ndarray) -> int:
+        """Replace all that is annotated on a plane; returns how many pixels that is.
+
+        Parameters
+        ----------
+        pixels : (n,) integer array
+            Flat indices into the plane.
+        codes : (n,) integer array
+            Scribble codes, 1 = background, 2… = classes; 0 is left out.
+
+        Raises
+        ------
+        InputError
+            Arrays that do not fit together, codes beyond 255, pixels beyond the plane.
+        """
+        pixels = np.asarray(pixels)
+        codes = np.asarray(codes)
+        if pixels.ndim != 1 or pixels.shape != codes.shape:
+            raise InputError(
+                f"strokes have {pixels.shape} pixels and {codes.shape} codes",
+                expected="two lists of equal length",
+            )
+        if pixels.size and (pixels.dtype.kind not in "iu" or codes.dtype.kind not in "iu"):
+            raise InputError(
+                f"strokes are of {pixels.dtype} and {codes.dtype}", expected="integers"
+            )
+        if codes.size and not 0 <= int(codes.min()) <= int(codes.max()) <= 255:
+            raise InputError(
+                f"strokes hold codes {int(codes.min())} to {int(codes.max())}", expected="0 to 255"
+            )
+        place = (source, index)
+        run = self._runs.get(source)
+        known = self._features.get(place)
+        shape = known.shape if known else run.prepared.shape if run else None
+        size = shape[0] * shape[1] if shape else None
+        if pixels.size and (int(pixels.min()) < 0 or (size and int(pixels.max()) >= size)):
+            raise InputError(
+                f"strokes hold pixels {int(pixels.min())} to {int(pixels.max())}",
+                expected=f"0 to {size - 1}" if size else "0 or more",
+                hint="Is this the layer of another image?",
+            )
+        some = codes > 0
+        pixels = np.asarray(pixels[some], np.int64)
+        codes = np.asarray(codes[some], np.uint8)
+        before = self._strokes.get(place)
+        if before is not None and np.array_equal(before.pixels, pixels):
+            if np.array_equal(before.codes, codes):
+                return len(pixels)
+        elif before is None and not len(pixels):
+            return 0
+        self._changed = True
+        if not len(pixels):
+            del self._strokes[place]
+            return 0
+        strokes = _Strokes(pixels, codes)
+        if place in self._features:
+            self._sample(strokes, self._features[place])
+        self._strokes[place] = strokes
+        return len(pixels)
+
+    def _sample(self, strokes: _Strokes, features: PlaneFeatures) -> None:
+        size = features.shape[0] * features.shape[1]
+        if len(strokes.pixels) and int(strokes.pixels.max()) >= size:
+            raise InputError(
+                f"strokes reach pixel {int(strokes.pixels.max())}",
+                expected=f"0 to {size - 1}",
+                hint="Is this the layer of another image?",
+            )
+        strokes.values = features.at(strokes.pixels)
+        strokes.strokes = stroke_numbers(strokes.pixels, strokes.codes, features.shape)
+        self._changed = True
+
+    def annotated(self, source: str, index: Index) -> np.ndarray:
+        """``(n,)`` flat indices of the pixels that are annotated on a plane."""
+        strokes = self._strokes.get((source, index))
+        return strokes.pixels if strokes is not None else np.zeros(0, np.int64)
+
+    def unread(self) -> list[Place]:
+        """Annotated planes whose pixels were never seen, which nothing was learned from."""
+        return [place for place, strokes in self._strokes.items() if strokes.values is None]
+
+    # -- classifier -----------------------------------------------------------------------------
+
+    def fit(self) -> Classifier | None:
+        """The classifier of the strokes as they are now; ``None`` where there are none."""
+        if not self._changed:
+            return self.classifier
+        known = [s for s in self._strokes.values() if s.values is not None]
+        self._tables = None
+        self._changed = False
+        if not known:
+            self.classifier = None
+            return None
+        numbers, shift = [], 0
+        for each in known:
+            numbers.append(each.strokes + shift)
+            shift += int(each.strokes.max(initial=-1)) + 1
+        samples = Samples(
+            _stacked([s.values for s in known if s.values is not None]),
+            np.concatenate([s.codes for s in known]),
+            np.concatenate(numbers),
+        )
+        self.classifier = fit(samples, seed=self.options.seed)
+        return self.classifier
+
+    def predict(
+        self,
+        source: str,
+        index: Index,
+        features: PlaneFeatures,
+        region: Region | None = None,
+        want: Sequence[str] = ("labels",),
+    ) -> Prediction:
+        """Classes of a region of a plane, by the classifier as it was fitted last.
+
+        Without any strokes nothing is known: labels are 0.
+        """
+        if region is not None:
+            region = clipped(region, features.shape)
+        if self.classifier is None:
+            y0, x0, y1, x1 = region or (0, 0, *features.shape)
+            nothing = np.zeros((y1 - y0, x1 - x0), np.uint8)
+            return Prediction(nothing, np.full_like(nothing, 255))
+        wanted = self.classifier.forest.features
+        if int(wanted.max(initial=0)) >= len(features.maps):
+            raise InputError(
+                f"{source!r} has {len(features.maps)} features",
+                expected=f"at least {int(wanted.max()) + 1}, as where the classes were learned",
+                hint="Images with different channels cannot share a classifier.",
+            )
+        if self._tables is None:
+            self._tables = Tables(self.classifier.forest)
+        return predict(
+            self.classifier,
+            features,
+            region,
+            want=want,
+            threads=self.threads,
+            tables=self._tables,
+        )
+
+
+def clipped(region: Region, shape: tuple[int, int]) -> Region:
+    """The part of `region` that lies on a plane.
+
+    Raises
+    ------
+    InputError
+        Nothing of it does.
+    """
+    y0, x0, y1, x1 = (int(v) for v in region)
+    found = max(0, y0), max(0, x0), min(shape[0], y1), min(shape[1], x1)
+    if found[0] >= found[2] or found[1] >= found[3]:
+        raise InputError(
+            f"region is {tuple(region)!r}", expected=f"pixels of a plane of {shape[0]} x {shape[1]}"
+        )
+    return found
+
+
+def _layout(image: ImageInput) -> tuple[int, ...]:
+    """What must stay the same for tokens of an image's planes to be of use."""
+    return tuple(image.size(axis) for axis in "CSYX")
+
+
+def _channels(prepared: Prepared, index: Index) -> np.ndarray:
+    """``(C, Y, X)`` float32: every channel of a plane by its own limits."""
+    plane = read_plane(prepared.image, index, channels=prepared.options.channels)
+    normalization = prepared.normalization
+    found = [
+        to_model_input(plane[c : c + 1], prepared.limits[c : c + 1], normalization)[0]
+        for c in range(len(plane))
+    ]
+    return np.stack(found)
+
+
+def _stacked(values: Sequence[np.ndarray]) -> np.ndarray:
+    counts = {v.shape[1] for v in values}
+    if len(counts) > 1:
+        raise InputError(
+            f"annotated images have {sorted(counts)} features",
+            expected="images with the same number of channels",
+            hint="Annotate images with different channels in separate sessions.",
+        )
+    return np.concatenate(values)
