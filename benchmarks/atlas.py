@@ -235,9 +235,12 @@ def _bilinear(store, start, height, width, y, x) -> torch.Tensor:
     return upper * (1 - wy) + lower * wy
 
 
-def varied(pixels: torch.Tensor, *, absolute: bool = False) -> torch.Tensor:
+def varied(
+    pixels: torch.Tensor, *, absolute: bool = False, grey: float = 0.12, invert: float = 0.1
+) -> torch.Tensor:
     """Illumination, stain, optics and noise, as `dinoscope.engine.augment` varies them, for a batch
-    ``(B, 3, Y, X)`` in about [0, 1]; gently where classes live on `absolute` intensity."""
+    ``(B, 3, Y, X)`` in about [0, 1]; gently where classes live on `absolute` intensity. `grey` and
+    `invert` are the shares of coloured images that lose their colour, and of negatives."""
     count, device = len(pixels), pixels.device
     strong = 0.35 if absolute else 1.0
     p = 0.35 if absolute else 0.5
@@ -263,10 +266,10 @@ def varied(pixels: torch.Tensor, *, absolute: bool = False) -> torch.Tensor:
     out = torch.where(some(p), (out - 0.5) * gain + 0.5 + shift, out)
     out = torch.where(colour & some(p), out * (1 + strong * uniform(-0.2, 0.2, 3, 1, 1)), out)
     if not absolute:
-        grey = out.mean(1, keepdim=True).expand_as(out)
-        out = torch.where(colour & some(0.12), grey, out)
+        plain = out.mean(1, keepdim=True).expand_as(out)
+        out = torch.where(colour & some(grey), plain, out)
         out = torch.where(colour & some(0.08), out[:, torch.randperm(3, device=device)], out)
-        out = torch.where(some(0.1), 1 - out, out)
+        out = torch.where(some(invert), 1 - out, out)
     height, width = out.shape[-2:]
     yy = torch.linspace(-1, 1, height, device=device).view(1, 1, -1, 1)
     xx = torch.linspace(-1, 1, width, device=device).view(1, 1, 1, -1)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.train_embedded import CLASS_PX, SingleCells
+from benchmarks.train_embedded import ABSOLUTE, CLASS_PX, SingleCells
 from dinoscope.models.adapter import AdapterConfig, add_lora
 from dinoscope.models.backbone import FeatureMap
 from dinoscope.models.checkpoint import load_model
@@ -83,7 +83,8 @@ class Cells:
         theta = torch.cat([theta, shift[..., None]], 2)
         grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)
         turned = F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
-        return varied(turned, absolute=True), self.truth[picked]
+        absolute = self.folder in ABSOLUTE
+        return varied(turned, absolute=absolute, grey=0.4, invert=0.0), self.truth[picked]
 
 
 def _stacked(pixels: Sequence[np.ndarray], device: str) -> torch.Tensor:

@@ -78,8 +78,11 @@ WEIGHTS = {
     "membranes": 0.005,
     "surface": 0.08,
 }
-#: Single-cell sets by folder: axes, and the column that names what must not be split.
+#: Single-cell sets by folder: their axes.
 CLASSIFIED = {"rbc12_crops": None, "cellcycle_ifc": "CYX"}
+#: Sets whose classes live on absolute intensity; the others are normalised image by image, since
+#: smears differ in stain and light, and a classifier would learn the smear.
+ABSOLUTE = ("cellcycle_ifc",)
 #: Share of the steps that show single cells, their number in a step and side in model pixels.
 CLASS_SHARE, CLASS_BATCH, CLASS_PX = 0.06, 32, 112
 #: Sets whose scale is hardest to tell: their crops are more often far from the training scale.
@@ -194,10 +197,10 @@ def single_cells(data: Path, exclude: set[str]) -> SingleCells:
         numbers = {name: len(found.classes) + i for i, name in enumerate(names)}
         found.classes += tuple(f"{folder}: {name}" for name in names)
         training = [r for r in rows if r["split"] == "dev-train"]
-        fixed = Normalization(
-            mode="fixed",
-            ranges=channel_ranges([read_image(files[r["id"]], axes) for r in training]),
-        )
+        fixed = Normalization()
+        if folder in ABSOLUTE:
+            some = [read_image(files[r["id"]], axes) for r in training]
+            fixed = Normalization(mode="fixed", ranges=channel_ranges(some))
         parts: dict[str, list[TrainingImage]] = {"dev-train": [], "dev-val": []}
         for row in rows:
             [(_, pixels)] = normalized_planes(read_image(files[row["id"]], axes), fixed)

@@ -97,9 +97,11 @@ def onnx_model(
     for task in tasks:
         spec = heads[task]
         if spec.pooled:
-            detail = spec.kind == "pooled-detail"
-            kind = _pooled_detail if detail else _pooled
-            raw = kind(graph, state, task, patch_tokens, cls_token)
+            raw = (
+                _pooled_detail(graph, state, task, patch_tokens, cls_token, model.backbone.patch)
+                if spec.kind == "pooled-detail"
+                else _pooled(graph, state, task, patch_tokens, cls_token)
+            )
             outputs.append((task, ["batch", spec.channels]))
         else:
             raw = _dense(graph, state, task, spec, joined)
@@ -253,7 +255,9 @@ def _pooled(graph: Graph, state: State, task: str, patch_tokens: str, cls_token:
     )
 
 
-def _pooled_detail(graph: Graph, state: State, task: str, patch_tokens: str, cls_token: str) -> str:
+def _pooled_detail(
+    graph: Graph, state: State, task: str, patch_tokens: str, cls_token: str, side: int
+) -> str:
     """`DetailPooledHead` on whole tiles, whose sides are multiples of the patch."""
     name = f"heads.{task}"
 
@@ -268,9 +272,22 @@ def _pooled_detail(graph: Graph, state: State, task: str, patch_tokens: str, cls
     for layer in range(8):
         stride = 2 if layer in (2, 4, 6) else 1
         maps = _conv_block(graph, turned, f"{name}.detail.{layer}", maps, stride)
-    detail = mean(_resize_like(graph, maps, patch_tokens))
+    maps = _resize_like(graph, maps, patch_tokens)
+    width = state[f"{name}.gated_norm.weight"].shape[0]
+    ends = (graph.ints(-width), graph.ints(2**62), graph.ints(1))
+    last = str(graph.add("Slice", patch_tokens, *ends))
+    seen = graph.add("Concat", maps, last, axis=1)
+    gate = str(graph.add("Sigmoid", _conv(graph, state, f"{name}.gate", seen)))
+    total = graph.add("Max", mean(gate), graph.number(1e-4))
+
+    def gated(what: str) -> str:
+        return str(graph.add("Div", mean(str(graph.add("Mul", what, gate))), total))
+
     image = graph.to_own("image")
-    bright, square = mean(image), mean(str(graph.add("Mul", image, image)))
+    grid = {"kernel_shape": [side] * 2, "strides": [side] * 2}
+    bright = gated(str(graph.add("AveragePool", image, **grid)))
+    squares = graph.add("Mul", image, image)
+    square = gated(str(graph.add("AveragePool", squares, **grid)))
     variance = graph.add("Sub", square, graph.add("Mul", bright, bright))
     least = graph.add("Max", variance, graph.number(0))
     spread = graph.add("Sqrt", graph.add("Add", least, graph.number(1e-4)))
@@ -278,9 +295,10 @@ def _pooled_detail(graph: Graph, state: State, task: str, patch_tokens: str, cls
     tokens = graph.add("Concat", mean(patch_tokens), cls_token, axis=1)
     joined = graph.add(
         "Concat",
-        normed("detail_norm", detail),
+        normed("detail_norm", gated(maps)),
         graph.add("Mul", bright, four),
         graph.add("Mul", spread, four),
+        normed("gated_norm", gated(last)),
         normed("norm", tokens),
         axis=1,
     )

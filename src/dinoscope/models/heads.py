@@ -123,7 +123,9 @@ class DetailPooledHead(PooledHead):
 
     Forms and textures finer than a patch come from a few convolutions on the pixels, whose maps are
     brought to the patch grid; their normalisation forgets how bright an image is, so the mean and
-    spread of each channel stand beside them (the amount of DNA tells a cell's phase).
+    spread of each channel stand beside them (the amount of DNA tells a cell's phase). A gate for
+    each patch says how much it counts (gated attention pooling, Ilse et al. 2018): what lies around
+    the cell in question need not.
     """
 
     #: Mean and mean square of three channels.
@@ -144,27 +146,41 @@ class DetailPooledHead(PooledHead):
             _conv(DETAIL, DETAIL),
         )
         self.detail_norm = nn.LayerNorm(DETAIL)
-        known = token_dim + embed_dim + DETAIL + self.STATISTICS
+        self.gated_norm = nn.LayerNorm(embed_dim)
+        self.gate = nn.Conv2d(DETAIL + embed_dim, 1, 1)
+        nn.init.zeros_(self.gate.weight)  # at first every patch counts the same
+        nn.init.ones_(self.gate.bias)  # type: ignore[arg-type]
+        self.widths = (1, DETAIL, 3, 3, embed_dim)
+        known = DETAIL + self.STATISTICS + embed_dim + token_dim + embed_dim
         self.out = nn.Linear(known, spec.channels)
 
     def extend(self, features: FeatureMap, x: Tensor) -> FeatureMap:
-        """Detail and brightness on the patch grid, in front of the patch tokens."""
-        tokens = features.patch_tokens
+        """The gate, and what it weighs (detail, brightness, last tokens), before the patch
+        tokens."""
+        tokens = features.patch_tokens.float()
         detail = self.detail(F.pixel_unshuffle(x * 2 - 1, 2))
-        bright = F.avg_pool2d(torch.cat([x, x * x], 1), self.patch)
-        joined = torch.cat(
-            [_resize_like(detail, tokens).float(), bright.float(), tokens.float()], 1
-        )
+        detail = _resize_like(detail, tokens).float()
+        bright = F.avg_pool2d(torch.cat([x, x * x], 1), self.patch).float()
+        last = features.last.float()
+        gate = torch.sigmoid(self.gate(torch.cat([detail, last], 1)).float())
+        joined = torch.cat([gate, gate * torch.cat([detail, bright, last], 1), tokens], 1)
         return FeatureMap(joined, features.cls_token, features.embed_dim)
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """`pooled` is ``(N, detail + statistics + L·D + D)`` from `pool_tokens`."""
-        detail, mean, square, tokens = pooled.split(
-            [DETAIL, 3, 3, pooled.shape[1] - DETAIL - self.STATISTICS], dim=1
+        """`pooled` is ``(N, K + L·D + D)``: `extend` says what the K are."""
+        gate, detail, mean, square, last, tokens = pooled.split(
+            [*self.widths, pooled.shape[1] - sum(self.widths)], dim=1
         )
+        gate = gate.clamp_min(1e-4)
+        mean, square = mean / gate, square / gate
         spread = torch.sqrt((square - mean * mean).clamp_min(0) + 1e-4)
-        # Around 1, as what the normalisations give.
-        parts = [self.detail_norm(detail), 4 * mean, 4 * spread, self.norm(tokens)]
+        parts = [
+            self.detail_norm(detail / gate),
+            4 * mean,  # about 1, as what the normalisations give
+            4 * spread,
+            self.gated_norm(last / gate),
+            self.norm(tokens),
+        ]
         return self.out(torch.cat(parts, 1))  # type: ignore[no-any-return]
 
 
