@@ -10,6 +10,9 @@ from dinoscope.arrays.labels import validate_labels
 from dinoscope.errors import InputError
 from dinoscope.types import Table
 
+#: Columns that are taken as how sure a model is of an object, most wanted first.
+SCORE_COLUMNS = ("score", "confidence", "probability")
+
 
 def object_table(
     ids: np.ndarray,

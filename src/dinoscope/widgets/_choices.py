@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
-    QButtonGroup,
     QCheckBox,
     QGridLayout,
     QHBoxLayout,
@@ -20,6 +19,7 @@ from qtpy.QtWidgets import (
 from dinoscope.config import TASKS, InstanceOptions, PredictOptions
 from dinoscope.widgets._controls import Control, control_for, values_of
 from dinoscope.widgets._layers import full_size, layer_is_rgb
+from dinoscope.widgets._segments import Segments
 from dinoscope.widgets._sources import LayerCombo
 from dinoscope.widgets._style import add_row, blocked, form
 
@@ -105,38 +105,22 @@ class TaskPicker(QWidget):
         self.changed.emit()
 
 
-class ScopePicker(QWidget):
+class ScopePicker(Segments):
     """Slice, stack or what is in view: three buttons of which one is down."""
 
     changed = Signal()
 
     def __init__(self) -> None:
-        super().__init__()
-        self.setObjectName("bare")
-        line = QHBoxLayout(self)
-        line.setContentsMargins(0, 0, 0, 0)
-        line.setSpacing(1)
-        self._group = QButtonGroup(self)
-        self.buttons: dict[str, QPushButton] = {}
-        for scope, (text, tip) in SCOPES.items():
-            button = QPushButton(text)
-            button.setObjectName("segment")
-            button.setCheckable(True)
-            button.setToolTip(tip)
-            self._group.addButton(button)
-            self.buttons[scope] = button
-            line.addWidget(button, 1)
-        self.buttons["slice"].setChecked(True)
-        self._group.buttonClicked.connect(self._on_click)
+        super().__init__(SCOPES)
+        self.group.buttonClicked.connect(self._on_click)
 
     @property
     def scope(self) -> str:
-        return next(s for s, b in self.buttons.items() if b.isChecked())
+        return self.picked
 
     @scope.setter
     def scope(self, scope: str) -> None:
-        if scope in self.buttons and self.buttons[scope].isEnabled():
-            self.buttons[scope].setChecked(True)
+        self.pick(scope)
 
     def offer(self, planes: int) -> None:
         """A single plane is no stack."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dinoscope.arrays.objects import SCORE_COLUMNS
 from dinoscope.widgets._plotcolours import MOST_GROUPS, RGB, Colouring, by_column, by_group, plain
 from dinoscope.widgets._points import PointSet, Variant, columns_by_label, feature_columns
 from dinoscope.widgets._tokens import fitting_labels
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 #: Columns that say where a point is, not what it is like.
 _PLACES = ("set", "image", "row", "column", "label", "centroid_y", "centroid_x")
-#: Columns of objects that say how sure the model is: offered for the patches of these objects, too.
-CONFIDENCE = ("confidence", "probability", "score")
 CLUSTERS = {"kmeans": "k-means clusters", "hdbscan": "HDBSCAN clusters"}
 
 
@@ -37,7 +36,7 @@ def choices(points: PointSet, layers: Sequence[Layer]) -> list[tuple[str, str]]:
         (f"under:{layer.unique_id}:{name}", f"{name}: {layer.name}")
         for layer in fitting
         for name in layer.features.columns
-        if name in CONFIDENCE and layer is not points.objects
+        if name in SCORE_COLUMNS and layer is not points.objects
     ]
     found += [(f"feature:{name}", f"feature: {name}") for name in feature_columns(points)]
     for name, values in points.table.items():

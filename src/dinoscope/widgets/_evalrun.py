@@ -10,6 +10,7 @@ import numpy as np
 from qtpy.QtCore import QObject, Signal
 
 from dinoscope.arrays.faults import FAULTS
+from dinoscope.arrays.objects import SCORE_COLUMNS
 from dinoscope.errors import DinoscopeError, InputError
 from dinoscope.types import ImageInput
 from dinoscope.widgets._client import Controller, JobHandle
@@ -29,9 +30,6 @@ from dinoscope.widgets._run import Outcome, progress_of
 
 if TYPE_CHECKING:
     from napari.layers import Layer
-
-#: Columns of an objects table that are taken as an object's score, most wanted first.
-_SCORES = ("score", "confidence", "probability")
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,7 @@ def _table(layer: Layer) -> tuple[np.ndarray, Any]:
 
 def _scores(layer: Layer) -> dict[int, float] | None:
     ids, table = _table(layer)
-    column = next((name for name in _SCORES if name in table), None)
+    column = next((name for name in SCORE_COLUMNS if name in table), None)
     if column is None:
         return None
     values = np.asarray(table[column], float)

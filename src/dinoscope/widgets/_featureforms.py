@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
-    QButtonGroup,
     QCheckBox,
     QComboBox,
     QHBoxLayout,
@@ -24,6 +23,7 @@ from dinoscope.widgets._controls import Control, control_for, values_of
 from dinoscope.widgets._pcarun import FIT
 from dinoscope.widgets._points import WHAT
 from dinoscope.widgets._results import is_result
+from dinoscope.widgets._segments import Segments
 from dinoscope.widgets._sources import LayerCombo
 from dinoscope.widgets._style import Fold, add_row, blocked, form, narrow
 
@@ -98,37 +98,22 @@ class Choice(QComboBox):
         self.chosen.emit(self.key)
 
 
-class ModeBar(QWidget):
+class ModeBar(Segments):
     """Buttons of which one is down: what is looked at."""
 
     changed = Signal(str)
 
     def __init__(self) -> None:
-        super().__init__()
-        self.setObjectName("bare")
-        line = QHBoxLayout(self)
-        line.setContentsMargins(0, 0, 0, 0)
-        line.setSpacing(1)
-        self._group = QButtonGroup(self)
-        self.buttons: dict[str, QPushButton] = {}
-        for mode, (text, _, tip) in MODES.items():
-            button = QPushButton(text)
-            button.setObjectName("segment")
-            button.setCheckable(True)
-            button.setToolTip(tip)
-            self._group.addButton(button)
-            self.buttons[mode] = button
-            line.addWidget(button, 1)
-        self.buttons["colours"].setChecked(True)
-        self._group.buttonToggled.connect(self._on_toggle)
+        super().__init__({mode: (text, tip) for mode, (text, _, tip) in MODES.items()})
+        self.group.buttonToggled.connect(self._on_toggle)
 
     @property
     def mode(self) -> str:
-        return next(m for m, b in self.buttons.items() if b.isChecked())
+        return self.picked
 
     @mode.setter
     def mode(self, mode: str) -> None:
-        self.buttons[mode].setChecked(True)
+        self.pick(mode)
 
     def _on_toggle(self, button: Any, on: bool) -> None:
         if on:

@@ -8,13 +8,11 @@ from pathlib import Path
 
 from dinoscope.arrays.axes import iter_planes
 from dinoscope.arrays.files import SUFFIXES, image_stem, read_image
+from dinoscope.arrays.objects import SCORE_COLUMNS
 from dinoscope.engine.evaluate.evaluation import Case
 from dinoscope.engine.pairs import Pair
 from dinoscope.errors import DinoscopeError, InputError
 from dinoscope.types import Plane
-
-#: Columns of ``<stem>_objects.csv`` that are taken as an object's score, most wanted first.
-_SCORE_COLUMNS = ("score", "confidence", "probability")
 
 
 def file_cases(pairs: Sequence[Pair], images: Path | None = None) -> Iterator[Case]:
@@ -85,7 +83,7 @@ def _object_scores(pair: Pair) -> dict[int, float] | None:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
-        column = next((name for name in _SCORE_COLUMNS if rows and name in rows[0]), None)
+        column = next((name for name in SCORE_COLUMNS if rows and name in rows[0]), None)
         if column is None or "label" not in rows[0]:
             return None
         return {int(float(r["label"])): float(r[column]) for r in rows if r[column]}
