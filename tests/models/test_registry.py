@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import timm
 import torch
 
 from dinoscope.errors import InputError
+from dinoscope.models.backbone import Backbone
 from dinoscope.models.registry import BACKBONES, BackboneSpec, get_spec, layer_indices
+from dinoscope.models.vit import VisionTransformer, empty
 
 
 @pytest.mark.parametrize("spec", BACKBONES.values(), ids=lambda s: s.name)
@@ -50,3 +54,30 @@ def test_every_size_comes_with_and_without_registers() -> None:
 def test_unknown_backbone_names_those_that_there_are() -> None:
     with pytest.raises(InputError, match=r"backbone is 'resnet50'; expected one of embedded, dino"):
         get_spec("resnet50")
+
+
+@pytest.mark.parametrize("spec", BACKBONES.values(), ids=lambda s: s.name)
+def test_the_own_transformer_has_the_tensors_of_timms(spec: BackboneSpec) -> None:
+    with torch.device("meta"):
+        theirs = timm.create_model(spec.timm_id, **spec.timm_kwargs()).state_dict()
+        own = VisionTransformer(spec).state_dict()
+    assert {n: t.shape for n, t in own.items()} == {n: t.shape for n, t in theirs.items()}
+
+
+@pytest.mark.parametrize("name", ["dinov2_vits14", "dinov2_vits14_reg", "dinov2_vitg14"])
+@pytest.mark.parametrize("shape", [(112, 112), (84, 126)])
+def test_the_own_transformer_computes_what_timms_does(name: str, shape: tuple[int, int]) -> None:
+    spec = replace(get_spec(name), embed_dim=48, depth=2, num_heads=3, image_size=112)
+    torch.manual_seed(0)
+    theirs = timm.create_model(spec.timm_id, **spec.timm_kwargs()).eval()
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    own = Backbone(spec, empty(spec), (0, 1)).eval()
+    own.vit.load_state_dict(theirs.state_dict())
+    x = torch.rand(2, 3, *shape)
+    with torch.inference_mode():
+        expected = theirs.forward_features((x - own.mean) / own.std)
+        found = own(x)
+    torch.testing.assert_close(found.cls_token, expected[:, 0], atol=1e-4, rtol=1e-4)
+    patches = found.last.flatten(2).transpose(1, 2)
+    torch.testing.assert_close(patches, expected[:, spec.prefix_tokens :], atol=1e-4, rtol=1e-4)

@@ -194,9 +194,7 @@ def masked_tokens(backbone: Backbone, pixels: Tensor, mask: Tensor, token: Tenso
     vit = backbone.vit
     embedded = vit.patch_embed((pixels - backbone.mean) / backbone.std)  # (B, h, w, D)
     embedded = torch.where(mask[..., None], token.to(embedded), embedded)
-    return backbone.run_blocks(
-        vit.norm_pre(vit._pos_embed(embedded)), (mask.shape[1], mask.shape[2])
-    )
+    return backbone.run_blocks(vit.place(embedded), (mask.shape[1], mask.shape[2]))
 
 
 def random_masks(count: int, grid: tuple[int, int], rng: np.random.Generator) -> np.ndarray:

@@ -1,19 +1,19 @@
 """A DINOv2 vision transformer that returns the tokens of several of its blocks.
 
 Architecture: Oquab et al., "DINOv2" (2023), arXiv:2304.07193; registers: Darcet et al. (2023),
-arXiv:2309.16588. The transformer itself is timm's.
+arXiv:2309.16588. The transformer itself is in `dinoscope.models.vit`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from dinoscope.models import vit
 from dinoscope.models.registry import BackboneSpec
+from dinoscope.models.vit import VisionTransformer
 
 #: ImageNet statistics, which DINOv2 was trained with.
 MEAN = (0.485, 0.456, 0.406)
@@ -39,54 +39,19 @@ class FeatureMap:
         return self.patch_tokens[:, -self.embed_dim :]
 
 
-def chunked_attention(q: Tensor, k: Tensor, v: Tensor, rows: int = 256) -> Tensor:
-    """Softmax attention in row blocks that stay in the processor's cache.
-
-    ``(B, heads, N, d)`` each. On processors with bf16 matrix units this is over twice as fast as
-    the fused CPU kernel, which computes bf16 no faster than fp32 (see docs/architecture.md).
-    """
-    q = q * q.shape[-1] ** -0.5
-    keys = k.transpose(-2, -1)
-    if q.shape[-2] <= 2 * rows:
-        return (q @ keys).softmax(dim=-1).to(v.dtype) @ v
-    return torch.cat(
-        [(part @ keys).softmax(dim=-1).to(v.dtype) @ v for part in q.split(rows, dim=-2)], dim=-2
-    )
-
-
-class _CpuAttention(nn.Module):
-    """Self-attention with timm's parameter names, computed by `chunked_attention` on the CPU."""
-
-    def __init__(self, original: Any) -> None:
-        super().__init__()
-        self.num_heads = int(original.num_heads)
-        self.qkv = original.qkv
-        self.proj = original.proj
-
-    def forward(self, x: Tensor, **_: Any) -> Tensor:
-        b, n, d = x.shape
-        q, k, v = self.qkv(x).reshape(b, n, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
-        if x.device.type == "cpu" and q.dtype == torch.bfloat16:
-            x = chunked_attention(q, k, v)
-        else:
-            x = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(x.transpose(1, 2).reshape(b, n, d))  # type: ignore[no-any-return]
-
-
 class Backbone(nn.Module):
-    """timm's vision transformer with DINOv2's settings; input ``(B, 3, Y, X)`` float in about [0,
-    1]."""
+    """A vision transformer with DINOv2's settings; input ``(B, 3, Y, X)`` float in about [0, 1]."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, spec: BackboneSpec, vit: nn.Module, layers: tuple[int, ...]) -> None:
+    def __init__(
+        self, spec: BackboneSpec, transformer: VisionTransformer, layers: tuple[int, ...]
+    ) -> None:
         super().__init__()
         self.spec = spec
-        self.vit: Any = vit
+        self.vit = transformer
         self.layers = layers
-        for block in vit.blocks:  # type: ignore[union-attr]
-            block.attn = _CpuAttention(block.attn)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
@@ -101,8 +66,7 @@ class Backbone(nn.Module):
     def embed(self, x: Tensor) -> Tensor:
         """Pixels to the first block's input tokens, ``(B, N, D)`` with class and register tokens
         first."""
-        vit = self.vit
-        return vit.norm_pre(vit._pos_embed(vit.patch_embed((x - self.mean) / self.std)))  # type: ignore[no-any-return]
+        return self.vit.place(self.vit.patch_embed((x - self.mean) / self.std))
 
     def run_blocks(
         self,
@@ -137,10 +101,4 @@ def build_backbone(
     DINOv2 was trained at ``spec.image_size``; other tile sizes resample the position embedding.
     With `empty`, nothing is drawn (seconds, for the larger ones): every weight must be loaded.
     """
-    import timm
-
-    with torch.device("meta" if empty else "cpu"):
-        vit = timm.create_model(spec.timm_id, **spec.timm_kwargs())
-    if empty:
-        vit.to_empty(device="cpu")
-    return Backbone(spec, vit, layers or spec.layers)
+    return Backbone(spec, vit.empty(spec) if empty else vit.drawn(spec), layers or spec.layers)

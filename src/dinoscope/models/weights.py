@@ -103,7 +103,8 @@ def fill_backbone(backbone: Backbone, state: Mapping[str, Tensor], name: str = "
 
     try:
         # A copy: the filter takes entries out of the dictionary that it is given.
-        converted = checkpoint_filter_fn(dict(state), backbone.vit)
+        vit: Any = backbone.vit  # which has what the filter looks at
+        converted = checkpoint_filter_fn(dict(state), vit)
         backbone.vit.load_state_dict(converted, strict=True)
     except (RuntimeError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]

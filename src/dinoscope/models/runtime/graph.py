@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from dinoscope.errors import InputError, MissingLibraryError
-from dinoscope.models.runtime.parts import EPSILON, Parts
+from dinoscope.models.runtime.parts import Parts
+from dinoscope.models.vit import EPSILON
 
 #: Opsets that the graphs are valid in: LayerNormalization came with 17.
 LEAST_OPSET = 17

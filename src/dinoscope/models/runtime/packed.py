@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from dinoscope.models.backbone import FeatureMap
 from dinoscope.models.device import torch
-from dinoscope.models.runtime.parts import EPSILON, Parts, positions_for
+from dinoscope.models.runtime.parts import Parts, positions_for
+from dinoscope.models.vit import EPSILON
 
 if TYPE_CHECKING:
     from torch import Tensor

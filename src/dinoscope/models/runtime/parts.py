@@ -18,9 +18,6 @@ from dinoscope.models.backbone import MEAN, STD
 from dinoscope.models.device import torch
 from dinoscope.models.model import Model
 
-#: LayerNorm's epsilon, as DINOv2 was trained with.
-EPSILON = 1e-6
-
 
 @dataclass(frozen=True)
 class Parts:
@@ -62,7 +59,7 @@ def take_apart(model: Model) -> Parts:
     vit, spec = model.backbone.vit, model.backbone.spec
     state = {n: t.detach().float().cpu() for n, t in vit.state_dict().items()}
     depth, dim = len(vit.blocks), int(spec.embed_dim)
-    heads = int(vit.blocks[0].attn.num_heads)
+    heads = int(spec.num_heads)
     tensors: dict[str, Any] = {
         "patch.weight": state["patch_embed.proj.weight"].flatten(1),
         "patch.bias": state["patch_embed.proj.bias"],
