@@ -9,7 +9,7 @@ import torch
 from dinoscope.errors import InputError
 from dinoscope.models.backbone import Backbone
 from dinoscope.models.registry import BACKBONES, BackboneSpec, get_spec, layer_indices
-from dinoscope.models.vit import VisionTransformer, empty
+from dinoscope.models.vit import VisionTransformer
 
 
 @pytest.mark.parametrize("spec", BACKBONES.values(), ids=lambda s: s.name)
@@ -72,7 +72,7 @@ def test_the_own_transformer_computes_what_timms_does(name: str, shape: tuple[in
     theirs = timm.create_model(spec.timm_id, **spec.timm_kwargs()).eval()
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    own = Backbone(spec, empty(spec), (0, 1)).eval()
+    own = Backbone(spec, VisionTransformer(spec), (0, 1)).eval()
     own.vit.load_state_dict(theirs.state_dict())
     x = torch.rand(2, 3, *shape)
     with torch.inference_mode():

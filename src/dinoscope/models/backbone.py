@@ -101,4 +101,6 @@ def build_backbone(
     DINOv2 was trained at ``spec.image_size``; other tile sizes resample the position embedding.
     With `empty`, nothing is drawn (seconds, for the larger ones): every weight must be loaded.
     """
-    return Backbone(spec, vit.empty(spec) if empty else vit.drawn(spec), layers or spec.layers)
+    return Backbone(
+        spec, vit.VisionTransformer(spec) if empty else vit.drawn(spec), layers or spec.layers
+    )

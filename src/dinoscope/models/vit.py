@@ -38,14 +38,25 @@ def chunked_attention(q: Tensor, k: Tensor, v: Tensor, rows: int = 256) -> Tenso
     )
 
 
+class Linear(nn.Linear):
+    """A linear layer whose weights are whatever memory held: they are always loaded.
+
+    Drawing those of the larger transformers takes seconds. Making them on PyTorch's device
+    ``meta`` instead would import its symbolic algebra, which takes a second.
+    """
+
+    def reset_parameters(self) -> None:
+        """Nothing is drawn."""
+
+
 class Attention(nn.Module):
     """Self-attention, in bf16 on the CPU computed by `chunked_attention`."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.num_heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.proj = Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, N, D)`` to the same."""
@@ -64,8 +75,8 @@ class Mlp(nn.Module):
     def __init__(self, dim: int, inner: int, *, gated: bool) -> None:
         super().__init__()
         self.gated = gated
-        self.fc1 = nn.Linear(dim, inner)
-        self.fc2 = nn.Linear(inner // 2 if gated else inner, dim)
+        self.fc1 = Linear(dim, inner)
+        self.fc2 = Linear(inner // 2 if gated else inner, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, N, D)`` to the same."""
@@ -120,7 +131,7 @@ class PatchEmbed(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """The transformer that `spec` describes; what its weights are is for the caller to say."""
+    """The transformer that `spec` describes; every weight must be loaded (see `drawn`)."""
 
     reg_token: nn.Parameter | None
 
@@ -176,16 +187,6 @@ def drawn(spec: BackboneSpec) -> VisionTransformer:
 
     with torch.device("cpu"):
         state = timm.create_model(spec.timm_id, **spec.timm_kwargs()).state_dict()
-    vit = empty(spec)
+    vit = VisionTransformer(spec)
     vit.load_state_dict(state)
     return vit
-
-
-def empty(spec: BackboneSpec) -> VisionTransformer:
-    """A transformer with memory for its weights, and nothing in it: every one must be loaded.
-
-    Drawing those of the larger ones would take seconds.
-    """
-    with torch.device("meta"):
-        vit = VisionTransformer(spec)
-    return vit.to_empty(device="cpu")
