@@ -1,0 +1,91 @@
+"""In which pieces a plane is previewed: what the user sees first, then the rest around it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+#: ``(y0, x0, y1, x1)`` as elsewhere in the panels, ends excluded.
+Region = tuple[int, int, int, int]
+
+#: Planes up to this size are predicted in one piece.
+WHOLE_PIXELS = 1536 * 1536
+#: Side of a piece. Between two pieces a newer stroke gets its turn.
+BLOCK_PX = 1024
+
+
+def pieces(shape: tuple[int, int], seen: Region | None) -> tuple[Region | None, ...]:
+    """The order in which a plane is previewed.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Rows and columns of the plane.
+    seen : tuple of int, optional
+        The part that is in view.
+
+    Returns
+    -------
+    tuple
+        Regions that cover the plane; a single ``None`` stands for the whole of it.
+
+    Examples
+    --------
+    >>> pieces((512, 512), (0, 0, 100, 100))
+    (None,)
+    >>> pieces((2048, 2048), (0, 0, 300, 300))[0]
+    (0, 0, 300, 300)
+    """
+    height, width = shape
+    if height * width <= WHOLE_PIXELS:
+        return (None,)
+    first: list[Region] = []
+    if seen is not None and _area(seen) <= WHOLE_PIXELS:
+        first = [seen]
+    middle = _middle(seen or (0, 0, height, width))
+    blocks = [
+        (y, x, min(y + BLOCK_PX, height), min(x + BLOCK_PX, width))
+        for y, x in product(range(0, height, BLOCK_PX), range(0, width, BLOCK_PX))
+    ]
+    if first:
+        blocks = [block for block in blocks if not _inside(block, first[0])]
+    blocks.sort(key=lambda block: _distance(block, middle))
+    return (*first, *blocks)
+
+
+def on_the_wire(region: Region | None) -> tuple[int, int, int, int] | None:
+    """As the jobs of annotating have it: ``(y0, y1, x0, x1)``."""
+    if region is None:
+        return None
+    y0, x0, y1, x1 = region
+    return y0, y1, x0, x1
+
+
+def from_the_wire(region: Sequence[int] | None) -> Region | None:
+    """The other way round."""
+    if region is None:
+        return None
+    y0, y1, x0, x1 = map(int, region)
+    return y0, x0, y1, x1
+
+
+def _area(region: Region) -> int:
+    return (region[2] - region[0]) * (region[3] - region[1])
+
+
+def _middle(region: Region) -> tuple[float, float]:
+    return (region[0] + region[2]) / 2, (region[1] + region[3]) / 2
+
+
+def _distance(region: Region, point: tuple[float, float]) -> float:
+    y, x = _middle(region)
+    return (y - point[0]) ** 2 + (x - point[1]) ** 2
+
+
+def _inside(inner: Region, outer: Region) -> bool:
+    return (
+        inner[0] >= outer[0]
+        and inner[1] >= outer[1]
+        and inner[2] <= outer[2]
+        and inner[3] <= outer[3]
+    )

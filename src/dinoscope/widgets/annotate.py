@@ -1,0 +1,268 @@
+"""The Annotate panel: paint a few strokes, see the whole image labelled, correct, improve."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QPushButton, QSlider
+
+from dinoscope.errors import DinoscopeError
+from dinoscope.widgets._annotator import Annotator
+from dinoscope.widgets._classtable import ClassTable
+from dinoscope.widgets._client import Controller
+from dinoscope.widgets._models import ModelPicker
+from dinoscope.widgets._panel import Panel
+from dinoscope.widgets._previewcard import PreviewCard
+from dinoscope.widgets._recode import Recoder
+from dinoscope.widgets._runbar import RunBar
+from dinoscope.widgets._sources import SourcePicker
+from dinoscope.widgets._style import add_row, blocked, form, section, set_tone, side_by_side
+
+if TYPE_CHECKING:
+    from napari.viewer import Viewer
+
+    from dinoscope.widgets._annotlayers import AnnotatedImage
+
+START = "Start annotating"
+#: Keys in the image, wherever no tool of the active layer has them.
+NEXT_KEY, PREVIEW_KEY = "N", "T"
+_BRUSH = (1, 100)
+
+
+class AnnotatePanel(Panel):
+    """Annotate an image layer.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+        Given by napari (by the parameter's name).
+    controller : Controller, optional
+        The viewer's own when not given.
+    """
+
+    def __init__(self, napari_viewer: Viewer, controller: Controller | None = None) -> None:
+        super().__init__(napari_viewer, controller)
+        self.annotator = Annotator(self.viewer, self.controller, self)
+        self.recoder = Recoder(self.annotator)
+        self._build()
+        self._connect()
+        self._on_source()
+
+    # -- layout --------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        card, rows = section("Image")
+        self.source = SourcePicker(self.viewer)
+        self.model = ModelPicker(
+            self.controller,
+            tooltip="Whose eyes the classifier sees with. Its own heads are not needed.",
+        )
+        rows.addWidget(self.source)
+        rows.addWidget(self.model)
+        self.body.addWidget(card)
+
+        self.paint_card, rows = section(
+            "Classes", "Paint a few strokes of each class, background too: not all of an object."
+        )
+        self.classes = ClassTable(self.annotator.classes)
+        self.brush = QSlider(Qt.Orientation.Horizontal)
+        self.brush.setRange(*_BRUSH)
+        self.brush.setValue(self.annotator.brush)
+        self.brush.setToolTip("Diameter of the brush in pixels (keys [ and ] in the image).")
+        self.undo = QPushButton("Undo")
+        self.undo.setToolTip(
+            "Take back the last stroke, or the removal of a class (Ctrl+Z in the image)."
+        )
+        self.redo = QPushButton("Redo")
+        self.redo.setToolTip("Paint again what was taken back (Ctrl+Shift+Z in the image).")
+        for button in (self.undo, self.redo):
+            button.setObjectName("small")
+        rows.addWidget(self.classes)
+        grid = form()
+        add_row(grid, "Brush", side_by_side(self.brush, self.undo, self.redo))
+        rows.addLayout(grid)
+        self.body.addWidget(self.paint_card)
+
+        self.preview_card, rows = section("Preview")
+        self.preview = PreviewCard()
+        rows.addWidget(self.preview)
+        self.body.addWidget(self.preview_card)
+        self.body.addStretch(1)
+
+        self.runbar = RunBar(START, "Make a scribble layer above the image, and paint on it.")
+        self.runbar.cost.hide()
+        self.footer.addWidget(self.runbar)
+
+    def _connect(self) -> None:
+        self.source.changed.connect(self._on_source)
+        self.model.changed.connect(self._on_model)
+        self.classes.chosen.connect(self.annotator.choose)
+        self.classes.changed.connect(self._on_classes)
+        self.classes.failed.connect(self._complain)
+        self.brush.valueChanged.connect(self.annotator.set_brush)
+        self.undo.clicked.connect(self._on_undo)
+        self.redo.clicked.connect(self._on_redo)
+        self.preview.changed.connect(self._on_preview)
+        self.preview.opacity_changed.connect(self.annotator.set_opacity)
+        self.preview.next_clicked.connect(self.annotator.next_place)
+        self.runbar.run_clicked.connect(self.run)
+        self.annotator.said.connect(self.runbar.say)
+        self.annotator.busy.connect(self._on_busy)
+        self.annotator.fitted.connect(self.preview.show_trust)
+        self.annotator.strokes_changed.connect(self._on_strokes)
+        self.annotator.layer_gone.connect(self._on_layer_gone)
+        self.annotator.told.connect(self._on_told)
+        self.controller.model_chosen.connect(self.model.choose)
+        self.viewer.bind_key(NEXT_KEY, self._on_next_key, overwrite=True)
+        self.viewer.bind_key(PREVIEW_KEY, self._on_preview_key, overwrite=True)
+
+    def on_teardown(self) -> None:
+        self.annotator.close()
+        for key in (NEXT_KEY, PREVIEW_KEY):
+            with contextlib.suppress(KeyError, ValueError):
+                self.viewer.bind_key(key, None, overwrite=True)
+        if self.runbar.busy:
+            self.runbar.stop("Stopped: the panel was closed.")
+        self.source.disconnect_viewer()
+        self.model.disconnect_controller()
+        self.controller.model_chosen.disconnect(self.model.choose)
+
+    # -- annotating ----------------------------------------------------------------------------
+
+    @property
+    def image(self) -> AnnotatedImage | None:
+        """The annotated image that is chosen, if painting on it has begun."""
+        try:
+            return self.annotator.image_of(self.source.source())
+        except DinoscopeError:
+            return None
+
+    def run(self) -> None:
+        """What the button at the foot says."""
+        self.start()
+
+    def start(self) -> None:
+        """Make the chosen image ready to be painted on."""
+        try:
+            source = self.source.source()
+            self._use_model()
+            self.annotator.start(source)
+        except DinoscopeError as error:
+            self._complain(str(error))
+            return
+        self.runbar.say("Paint a few strokes of each class: keys 1–9 choose the class.")
+        self._follow_layer()
+        self._offer()
+
+    def _use_model(self) -> None:
+        self.annotator.session.use_model(self.model.model, download=self.model.download_allowed)
+
+    def _offer(self) -> None:
+        """Show what makes sense for the chosen image."""
+        image = self.image
+        begun = image is not None and image.scribbles is not None
+        self.paint_card.setEnabled(begun)
+        self.preview_card.setEnabled(begun)
+        self.runbar.run.setVisible(not begun)
+        self.runbar.cancel.setVisible(not begun)
+        self.runbar.run.setEnabled(self.source.layer is not None)
+
+    def _on_source(self) -> None:
+        image = self.image
+        if image is not None and image is not self.annotator.current:
+            self.annotator.activate(image)
+            self._follow_layer()
+        self._offer()
+
+    def _on_model(self) -> None:
+        if self.annotator.images:
+            self._use_model()
+            self.annotator.refresh()
+
+    def _on_classes(self, table: Any) -> None:
+        removed = self.recoder.removed
+        self.recoder.change(table)
+        if self.recoder.removed not in (None, removed):
+            name = self.recoder.removed.one.name
+            self.runbar.say(f"Removed {name!r} and what was painted with it. Undo brings it back.")
+
+    def _on_undo(self) -> None:
+        name = self.recoder.undo()
+        if name:
+            self.classes.refresh()
+            self.runbar.say(f"{name!r} is back.")
+        elif self.image is not None and self.image.scribbles is not None:
+            self.image.scribbles.undo()
+
+    def _on_redo(self) -> None:
+        if self.image is not None and self.image.scribbles is not None:
+            self.image.scribbles.redo()
+
+    # -- following -----------------------------------------------------------------------------
+
+    def _on_preview(self) -> None:
+        self.annotator.show(preview=self.preview.preview.isChecked(), want=self.preview.want)
+
+    def _on_next_key(self, viewer: Any = None) -> None:
+        self.annotator.next_place()
+
+    def _on_preview_key(self, viewer: Any = None) -> None:
+        self.preview.preview.toggle()
+
+    def _on_strokes(self) -> None:
+        self.classes.show_counts(self.annotator.keeper.book.counts())
+        self.recoder.removed = self.recoder.removed
+        painted = self.annotator.classes_painted
+        if painted == 1:
+            self.runbar.say("Now paint another class (background counts): then the preview begins.")
+
+    def _on_busy(self, text: str) -> None:
+        if not self.runbar.busy:
+            set_tone(self.runbar.status, text)
+
+    def _on_layer_gone(self, image: AnnotatedImage, role: str) -> None:
+        if role == "preview" and self.preview.preview.isChecked():
+            with blocked(self.preview.preview):
+                self.preview.preview.setChecked(False)
+            self.annotator.show_preview = False
+        elif role == "uncertainty":
+            self.preview.uncertainty.setChecked(False)
+        elif role == "scribbles":
+            self.runbar.say("The scribbles were removed. Start annotating brings them back.")
+        self._offer()
+
+    def _on_told(self, event: str, data: Any) -> None:
+        if event == "chosen":
+            self.classes.choose(data["row"])
+        elif event == "failed":
+            self._complain(str(data["error"]))
+
+    def _follow_layer(self) -> None:
+        """Keep brush and class in step with napari's own controls."""
+        image = self.annotator.current
+        if image is None or image.scribbles is None:
+            return
+        events = image.scribbles.events
+        events.brush_size.connect(self._on_brush_size)
+        events.selected_label.connect(self._on_selected_label)
+
+    def _on_brush_size(self, event: Any = None) -> None:
+        with contextlib.suppress(RuntimeError, AttributeError):
+            size = int(self.annotator.current.scribbles.brush_size)
+            self.annotator.brush = size
+            with blocked(self.brush):
+                self.brush.setValue(size)
+
+    def _on_selected_label(self, event: Any = None) -> None:
+        with contextlib.suppress(RuntimeError, AttributeError):
+            row = self.annotator.classes.row(int(self.annotator.current.scribbles.selected_label))
+            if row is not None and row != self.classes.row:
+                self.classes.choose(row)
+
+    def _complain(self, text: str) -> None:
+        from napari.utils.notifications import show_warning
+
+        self.runbar.say(text, "error")
+        show_warning(text)

@@ -1,0 +1,133 @@
+"""A worker that plays the jobs of the Annotate panel: each pixel goes to the nearest mean grey."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from tests.widgets.fake_worker import FakeClient, FakeJob
+
+from dinoscope.errors import InputError
+from dinoscope.types import ImageInput
+from dinoscope.worker.protocol import Event
+
+
+class FakeAnnotator(FakeClient):
+    """Answers at once, unless a kind is in `silent`; forgets everything when it is `restart`-ed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.silent: set[str] = set()
+        self.strokes: dict[tuple[str, tuple[int, ...]], tuple[np.ndarray, np.ndarray]] = {}
+        self.images: dict[str, ImageInput] = {}
+        self.sessions: set[str] = set()
+        self._number = 0
+        self._listeners: list[Callable[[Event], None]] = []
+
+    def subscribe(self, callback: Callable[[Event], None]) -> Callable[[], None]:
+        self._listeners.append(callback)
+        return lambda: self._listeners.remove(callback)
+
+    def restart(self, *, announce: bool = False) -> None:
+        """As a worker that was killed: it knows nothing any more."""
+        self.strokes, self.images, self.sessions = {}, {}, set()
+        if announce:
+            for state in ("stopped", "starting", "ready"):
+                for callback in list(self._listeners):
+                    callback(Event("state", {"state": state}))
+
+    def submit(
+        self,
+        kind: str,
+        payload: Mapping[str, Any],
+        images: Mapping[str, ImageInput],
+        on_event: Callable[[Event], None],
+    ) -> FakeJob:
+        job = super().submit(kind, payload, images, on_event)
+        if kind not in self.silent:
+            self.play(job)
+        return job
+
+    def play(self, job: FakeJob) -> None:
+        """Answer a job now."""
+        play = getattr(self, f"play_{job.kind}", None)
+        if play is not None and not job.over:
+            try:
+                play(job)
+            except InputError as error:
+                job.send("error", error=error)
+
+    def _session(self, job: FakeJob) -> None:
+        if job.payload["session"] not in self.sessions:
+            raise InputError(
+                f"session {job.payload['session']!r} is not known", hint="Open it again."
+            )
+
+    def play_annotate_open(self, job: FakeJob) -> None:
+        self._number += 1
+        session = f"s{self._number}"
+        self.sessions.add(session)
+        job.done(session=session, model=job.payload["model"], model_hash="0", embed_dim=8, notes=[])
+
+    def play_annotate_close(self, job: FakeJob) -> None:
+        self.sessions.discard(job.payload["session"])
+        job.done()
+
+    def play_annotate_prepare(self, job: FakeJob) -> None:
+        self._session(job)
+        image = job.images["image"]
+        self.images[job.payload["source"]] = image
+        job.done(seconds=0.1, cached=False, shape=(image.size("Y"), image.size("X")))
+
+    def _plane(self, source: str, index: tuple[int, ...]) -> np.ndarray:
+        image = self.images[source]
+        where = dict(zip(image.plane_axes, index, strict=True))
+        key = tuple(where.get(a, slice(None)) for a in image.axes)
+        plane = np.asarray(image.data[key], float)
+        axes = [a for a in image.axes if a not in where]
+        extra = tuple(i for i, a in enumerate(axes) if a in "CS")
+        plane = plane.mean(axis=extra) if extra else plane
+        left = [a for a in axes if a not in "CS"]
+        return plane if left == ["Y", "X"] else plane.T
+
+    def play_annotate_preview(self, job: FakeJob) -> None:
+        self._session(job)
+        payload = job.payload
+        source, index = payload["source"], tuple(payload["index"])
+        if "image" in job.images:
+            self.images[source] = job.images["image"]
+        for one in payload.get("strokes", ()):
+            self.strokes[one["source"], tuple(one["index"])] = (one["pixels"], one["codes"])
+        values: dict[int, list[np.ndarray]] = {}
+        for (name, at), (pixels, codes) in self.strokes.items():
+            if name not in self.images:
+                continue
+            grey = self._plane(name, at).reshape(-1)[pixels]
+            for code in np.unique(codes):
+                values.setdefault(int(code), []).append(grey[codes == code])
+        if len(values) < 2:
+            raise InputError("there are strokes of one class only", expected="two classes")
+        known = sorted(values)
+        means = np.array([np.concatenate(values[code]).mean() for code in known])
+        plane = self._plane(source, index)
+        y0, y1, x0, x1 = payload["region"] or (0, plane.shape[0], 0, plane.shape[1])
+        far = np.abs(plane[y0:y1, x0:x1, None] - means)
+        data: dict[str, Any] = {"labels": np.array(known, np.uint8)[far.argmin(axis=2)]}
+        if "uncertainty" in payload["want"]:
+            data["uncertainty"] = np.full(data["labels"].shape, 90, np.uint8)
+        job.send("plane", source=source, index=index, region=payload["region"], **data)
+        job.done(
+            seconds={"fit": 0.01, "predict": 0.01},
+            classes=tuple(known),
+            ece=0.031,
+            temperature=1.1,
+            accuracy_heldout=0.94,
+            notes=[],
+        )
+
+    def play_annotate_next(self, job: FakeJob) -> None:
+        self._session(job)
+        source = sorted(job.payload["sources"])[-1]
+        index = job.payload["sources"][source][-1]
+        job.done(source=source, index=index, y=10.0, x=12.0, score=0.9)
