@@ -172,11 +172,10 @@ class AnnotatedImage:
             axes[d - (self._viewer.dims.ndim - layer.ndim)] for d in self._viewer.dims.displayed
         ]
         upright = shown == ["Y", "X"] and axes.index("Y") < axes.index("X")
-        in_memory = isinstance(layer.data, np.ndarray)
-        if hasattr(layer.events, "labels_update") and layer.visible and upright and in_memory:
-            if size < _PART * rows * columns:
-                layer.events.labels_update(data=part, offset=list(start))
-                return
+        in_memory = isinstance(layer.data, np.ndarray) and hasattr(layer.events, "labels_update")
+        if in_memory and upright and layer.visible and size < _PART * rows * columns:
+            layer.events.labels_update(data=part, offset=list(start))
+            return
         layer.refresh(extent=False, thumbnail=False, highlight=False)
 
     def put_strokes(self, index: Sequence[int], flat: np.ndarray, codes: np.ndarray) -> None:

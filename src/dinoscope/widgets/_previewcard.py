@@ -88,8 +88,8 @@ def trust_text(accuracy: float | None, ece: float | None) -> tuple[str, str]:
 
     Examples
     --------
-    >>> trust_text(0.931, 0.02)[0]
-    'Right on 93 % of the strokes it was not taught with. Its confidence can be trusted (off by 2 points).'
+    >>> trust_text(0.931, None)[0]
+    'Right on 93 % of the strokes it was not taught with.'
     >>> trust_text(None, None)[1]
     ''
     """

@@ -1,4 +1,4 @@
-"""Classes that were moved or removed: every stroke and preview gets its new code, and may go back."""
+"""Classes that were moved or removed: strokes and previews get their new codes, and may go back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Follows the scribble layer of an image: strokes, fills, erasing, undo and redo, on every plane."""
+"""Follows the scribbles of an image: strokes, fills, erasing, undo and redo, on every plane."""
 
 from __future__ import annotations
 
