@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from tests.widgets.annotating import (
+    HEIGHT,
+    WIDTH,
+    halves,
+    paint,
+    press,
+    preview,
+    right,
+    two_strokes,
+)
 from tests.widgets.fake_annotator import FakeAnnotator
 
 from dinoscope.errors import WorkerError
-from dinoscope.widgets import _client
-from dinoscope.widgets.annotate import AnnotatePanel
-
-HEIGHT, WIDTH = 48, 60
-
-
-@pytest.fixture
-def worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> FakeAnnotator:
-    """Every controller made in the test talks to this worker."""
-    client = FakeAnnotator()
-    monkeypatch.setattr(_client, "_start_client", lambda: client)
-    monkeypatch.setenv("DINOSCOPE_PROJECTS", str(tmp_path / "projects"))
-    return client
-
-
-def halves(*shape: int) -> np.ndarray:
-    """Dark on the left, bright on the right."""
-    image = np.full(shape, 20, np.uint8)
-    image[..., shape[-1] // 2 :] = 200
-    return image
 
 
 @pytest.fixture
@@ -40,57 +29,8 @@ def viewer(worker: FakeAnnotator) -> ViewerModel:
     return viewer
 
 
-@pytest.fixture
-def open_panel(viewer: Any, qtbot: Any) -> Callable[..., AnnotatePanel]:
-    def make(*, begin: bool = True) -> AnnotatePanel:
-        panel = AnnotatePanel(viewer)
-        qtbot.addWidget(panel, before_close_func=AnnotatePanel.teardown)
-        panel.controller.warm_up()
-        qtbot.waitUntil(lambda: bool(panel.controller.models))
-        if begin:
-            panel.runbar.run.click()
-        return panel
-
-    return make
-
-
-def paint(panel: AnnotatePanel, code: int, rows: slice, columns: slice, *lead: int) -> None:
-    """A stroke through the layer, as the brush makes it."""
-    layer = panel.image.scribbles
-    where = np.meshgrid(
-        *([np.array([i]) for i in lead]),
-        np.arange(HEIGHT)[rows],
-        np.arange(WIDTH)[columns],
-        indexing="ij",
-    )
-    layer.data_setitem(tuple(w.ravel() for w in where), code)
-
-
-def two_strokes(panel: AnnotatePanel, *lead: int) -> None:
-    paint(panel, 1, slice(5, 10), slice(2, 12), *lead)
-    paint(panel, 2, slice(5, 10), slice(45, 55), *lead)
-
-
-def press(owner: Any, key: str) -> None:
-    """A key that is bound on a layer or on the viewer."""
-    bound = {str(k): act for k, act in owner.keymap.items()}
-    bound[key](owner)
-
-
-def preview(panel: AnnotatePanel) -> np.ndarray:
-    layer = panel.image.preview
-    return np.zeros(panel.image.placement.shape) if layer is None else np.asarray(layer.data)
-
-
-def right(panel: AnnotatePanel, left: int = 1, other: int = 2) -> bool:
-    """Whether the preview has one code on each half."""
-    plane = preview(panel)
-    half = plane.shape[-1] // 2
-    return bool((plane[..., :half] == left).all() and (plane[..., half:] == other).all())
-
-
-def test_start_makes_a_locked_layer_to_paint_on(viewer: Any, open_panel: Any) -> None:
-    panel = open_panel()
+def test_start_makes_a_locked_layer_to_paint_on(viewer: Any, open_annotate: Any) -> None:
+    panel = open_annotate()
     layer = panel.image.scribbles
     assert viewer.layers.selection.active is layer
     assert layer.locked
@@ -102,9 +42,9 @@ def test_start_makes_a_locked_layer_to_paint_on(viewer: Any, open_panel: Any) ->
 
 
 def test_strokes_become_a_preview_beneath_them_and_the_tool_stays(
-    viewer: Any, open_panel: Any, qtbot: Any, worker: FakeAnnotator
+    viewer: Any, open_annotate: Any, qtbot: Any, worker: FakeAnnotator
 ) -> None:
-    panel = open_panel()
+    panel = open_annotate()
     two_strokes(panel)
     qtbot.waitUntil(lambda: right(panel))
     names = [layer.name for layer in viewer.layers]
@@ -119,9 +59,9 @@ def test_strokes_become_a_preview_beneath_them_and_the_tool_stays(
 
 
 def test_one_class_alone_asks_for_another(
-    open_panel: Any, qtbot: Any, worker: FakeAnnotator
+    open_annotate: Any, qtbot: Any, worker: FakeAnnotator
 ) -> None:
-    panel = open_panel()
+    panel = open_annotate()
     paint(panel, 2, slice(5, 10), slice(45, 55))
     qtbot.waitUntil(lambda: "another class" in panel.runbar.status.text())
     assert worker.count("annotate_preview") == 0
@@ -129,9 +69,9 @@ def test_one_class_alone_asks_for_another(
 
 @pytest.mark.parametrize("how", ["undo", "erase", "fill", "assign"])
 def test_every_way_of_editing_is_followed(
-    open_panel: Any, qtbot: Any, worker: FakeAnnotator, how: str
+    open_annotate: Any, qtbot: Any, worker: FakeAnnotator, how: str
 ) -> None:
-    panel = open_panel()
+    panel = open_annotate()
     two_strokes(panel)
     qtbot.waitUntil(lambda: right(panel))
     layer = panel.image.scribbles
@@ -156,8 +96,8 @@ def test_every_way_of_editing_is_followed(
     qtbot.waitUntil(lambda: len(worker.strokes[key][0]) == np.count_nonzero(layer.data))
 
 
-def test_a_redraw_asks_for_nothing(open_panel: Any, qtbot: Any, worker: FakeAnnotator) -> None:
-    panel = open_panel()
+def test_a_redraw_asks_for_nothing(open_annotate: Any, qtbot: Any, worker: FakeAnnotator) -> None:
+    panel = open_annotate()
     two_strokes(panel)
     qtbot.waitUntil(lambda: right(panel) and panel.annotator.session.idle)
     sent = worker.count("annotate_preview")
@@ -169,9 +109,9 @@ def test_a_redraw_asks_for_nothing(open_panel: Any, qtbot: Any, worker: FakeAnno
 
 
 def test_only_the_newest_strokes_are_waited_for(
-    open_panel: Any, qtbot: Any, worker: FakeAnnotator
+    open_annotate: Any, qtbot: Any, worker: FakeAnnotator
 ) -> None:
-    panel = open_panel()
+    panel = open_annotate()
     worker.silent.add("annotate_preview")
     two_strokes(panel)
     qtbot.waitUntil(lambda: worker.count("annotate_preview") == 1)
@@ -187,10 +127,10 @@ def test_only_the_newest_strokes_are_waited_for(
 
 
 def test_planes_and_images_teach_one_classifier(
-    viewer: Any, open_panel: Any, qtbot: Any, worker: FakeAnnotator
+    viewer: Any, open_annotate: Any, qtbot: Any, worker: FakeAnnotator
 ) -> None:
     viewer.add_image(halves(3, HEIGHT, WIDTH), name="stack")
-    panel = open_panel(begin=False)
+    panel = open_annotate(begin=False)
     panel.source.combo.layer = viewer.layers["stack"]
     panel.runbar.run.click()
     viewer.dims.set_current_step(0, 0)
@@ -211,9 +151,9 @@ def test_planes_and_images_teach_one_classifier(
 
 
 def test_classes_are_recoded_in_layers_and_strokes(
-    open_panel: Any, qtbot: Any, worker: FakeAnnotator
+    open_annotate: Any, qtbot: Any, worker: FakeAnnotator
 ) -> None:
-    panel = open_panel()
+    panel = open_annotate()
     panel.classes.add.click()
     paint(panel, 1, slice(5, 10), slice(2, 12))
     paint(panel, 2, slice(20, 25), slice(2, 12))
@@ -237,9 +177,9 @@ def test_classes_are_recoded_in_layers_and_strokes(
 
 
 def test_answers_in_old_codes_are_dropped(
-    open_panel: Any, qtbot: Any, worker: FakeAnnotator
+    open_annotate: Any, qtbot: Any, worker: FakeAnnotator
 ) -> None:
-    panel = open_panel()
+    panel = open_annotate()
     panel.classes.add.click()
     worker.silent.add("annotate_preview")
     paint(panel, 1, slice(5, 10), slice(2, 12))
@@ -255,9 +195,9 @@ def test_answers_in_old_codes_are_dropped(
 
 @pytest.mark.parametrize("announce", [True, False])
 def test_a_killed_worker_is_told_everything_again(
-    open_panel: Any, qtbot: Any, worker: FakeAnnotator, announce: bool
+    open_annotate: Any, qtbot: Any, worker: FakeAnnotator, announce: bool
 ) -> None:
-    panel = open_panel()
+    panel = open_annotate()
     two_strokes(panel)
     qtbot.waitUntil(lambda: right(panel) and panel.annotator.session.idle)
     worker.restart(announce=announce)
@@ -268,9 +208,9 @@ def test_a_killed_worker_is_told_everything_again(
 
 
 def test_a_worker_that_dies_each_time_is_asked_twice(
-    open_panel: Any, qtbot: Any, worker: FakeAnnotator
+    open_annotate: Any, qtbot: Any, worker: FakeAnnotator
 ) -> None:
-    panel = open_panel()
+    panel = open_annotate()
     worker.silent.add("annotate_preview")
     two_strokes(panel)
     for number in (1, 2):
@@ -282,10 +222,10 @@ def test_a_worker_that_dies_each_time_is_asked_twice(
 
 
 def test_large_planes_begin_with_what_is_in_view(
-    viewer: Any, open_panel: Any, qtbot: Any, worker: FakeAnnotator
+    viewer: Any, open_annotate: Any, qtbot: Any, worker: FakeAnnotator
 ) -> None:
     big = viewer.add_image(halves(2048, 2048), name="big")
-    panel = open_panel(begin=False)
+    panel = open_annotate(begin=False)
     panel.source.combo.layer = big
     panel.runbar.run.click()
     big.corner_pixels = np.array([[0, 0], [400, 500]])
@@ -300,9 +240,9 @@ def test_large_planes_begin_with_what_is_in_view(
 
 
 def test_layers_may_be_renamed_hidden_moved_and_removed(
-    viewer: Any, open_panel: Any, qtbot: Any, worker: FakeAnnotator
+    viewer: Any, open_annotate: Any, qtbot: Any, worker: FakeAnnotator
 ) -> None:
-    panel = open_panel()
+    panel = open_annotate()
     two_strokes(panel)
     qtbot.waitUntil(lambda: right(panel))
     viewer.layers["cells"].name = "other"
@@ -329,9 +269,9 @@ def test_layers_may_be_renamed_hidden_moved_and_removed(
 
 
 def test_keys_choose_classes_preview_and_the_next_place(
-    viewer: Any, open_panel: Any, qtbot: Any, worker: FakeAnnotator
+    viewer: Any, open_annotate: Any, qtbot: Any, worker: FakeAnnotator
 ) -> None:
-    panel = open_panel()
+    panel = open_annotate()
     layer = panel.image.scribbles
     press(layer, "1")
     assert layer.selected_label == 1
@@ -355,9 +295,9 @@ def test_keys_choose_classes_preview_and_the_next_place(
 
 
 def test_uncertainty_is_a_layer_when_it_is_wanted(
-    viewer: Any, open_panel: Any, qtbot: Any, worker: FakeAnnotator
+    viewer: Any, open_annotate: Any, qtbot: Any, worker: FakeAnnotator
 ) -> None:
-    panel = open_panel()
+    panel = open_annotate()
     two_strokes(panel)
     qtbot.waitUntil(lambda: right(panel))
     assert panel.image.uncertainty is None
@@ -372,12 +312,12 @@ def test_uncertainty_is_a_layer_when_it_is_wanted(
     ("shape", "rgb"), [((HEIGHT, WIDTH, 3), True), ((2, 3, HEIGHT, WIDTH), False)]
 )
 def test_any_image_can_be_annotated(
-    viewer: Any, open_panel: Any, qtbot: Any, shape: tuple[int, ...], rgb: bool
+    viewer: Any, open_annotate: Any, qtbot: Any, shape: tuple[int, ...], rgb: bool
 ) -> None:
     flat = halves(HEIGHT, WIDTH)
     data = np.broadcast_to(flat[..., None] if rgb else flat, shape).copy()
     viewer.add_image(data, name="new", rgb=rgb)
-    panel = open_panel(begin=False)
+    panel = open_annotate(begin=False)
     panel.source.combo.layer = viewer.layers["new"]
     panel.runbar.run.click()
     lead = () if rgb else (1, 2)

@@ -54,7 +54,7 @@ class Annotator(QObject):
     def __init__(self, viewer: Viewer, controller: Controller, parent: QObject) -> None:
         super().__init__(parent)
         self._viewer = viewer
-        self._controller = controller
+        self.controller = controller
         self.classes = ClassList()
         self.images: dict[str, AnnotatedImage] = {}
         self._followers: dict[str, StrokeFollower] = {}
@@ -120,12 +120,34 @@ class Annotator(QObject):
         if image.scribbles is None:
             layer = image.make("scribbles", self.classes)
             self.paint_strokes(image)
+            # What an earlier panel left there counts too.
+            self._followers[image.key].look_at_all()
             for number in range(1, 10):
                 layer.bind_key(str(number), self._key_for(number - 1), overwrite=True)
             self._followers[image.key].follow(layer)
         if activate:
             self.activate(image)
         return image
+
+    def clear(self) -> None:
+        """Take all our layers off; nothing is annotated any more, what was saved stays saved."""
+        self.flush()
+        images, self.images = self.images, {}
+        for key, image in images.items():
+            self._followers.pop(key).stop()
+            image.remove()
+            self.session.forget_source(key)
+        self.current = None
+        self._fresh.clear()
+        self.previewed.clear()
+        self.session.restart()
+
+    def take_classes(self, classes: Any) -> None:
+        """The classes of a project."""
+        self.classes.replace(classes)
+        self.new_codes()
+        self.row = min(1, len(self.classes) - 1)
+        self.told.emit("classes", {})
 
     def paint_strokes(self, image: AnnotatedImage) -> None:
         """Bring the strokes that are known of an image into its scribble layer."""
@@ -375,7 +397,7 @@ class Annotator(QObject):
             shape = image.source.image.plane_shape
             sources[key] = [tuple(int(i) for i in index) for index in np.ndindex(shape)]
         payload = {"session": self.session.session, "sources": sources}
-        job = self._controller.submit("annotate_next", payload)
+        job = self.controller.submit("annotate_next", payload)
         job.done.connect(self._on_next)
         job.failed.connect(self._on_failed)
 

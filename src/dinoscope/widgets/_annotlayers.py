@@ -9,7 +9,7 @@ import numpy as np
 
 from dinoscope.widgets._classes import class_colormap, class_features
 from dinoscope.widgets._layers import Placement, Source, place
-from dinoscope.widgets._results import METADATA, selection_kept
+from dinoscope.widgets._results import METADATA, remove_layer, selection_kept
 from dinoscope.widgets._store import ResultStore
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class AnnotatedImage:
 
     def make(self, role: str, classes: ClassList) -> Any:
         """The layer of a role, made where it is missing; the user's tool stays as it is."""
-        found = self.layer(role)
+        found = self.layer(role) or self._adopt(role, classes)
         if found is not None:
             return found
         from napari.layers import Image, Labels
@@ -98,7 +98,7 @@ class AnnotatedImage:
                 opacity=0.9 if role == "scribbles" else 0.4,
                 **common,
             )
-        layer.metadata[METADATA] = {"annotate": role, "source": self.source.layer.name}
+        layer.metadata[METADATA] = self._facts(role)
         with selection_kept(self._viewer):
             self._viewer.layers.insert(self._place_in_pile(role), layer)
         if role == "scribbles":
@@ -107,6 +107,28 @@ class AnnotatedImage:
             layer.editable = False
         self._layers[role] = layer
         return layer
+
+    def _facts(self, role: str) -> dict[str, Any]:
+        return {"annotate": role, "source": self.source.layer.name, "source_id": self.key}
+
+    def _adopt(self, role: str, classes: ClassList) -> Any:
+        """A layer of ours that an earlier panel left."""
+        for layer in self._viewer.layers:
+            facts = layer.metadata.get(METADATA) or {}
+            ours = facts.get("annotate") == role and facts.get("source_id") == self.key
+            if ours and tuple(layer.data.shape) == self.placement.shape:
+                self._layers[role] = layer
+                self.recolour(classes)
+                return layer
+        return None
+
+    def remove(self) -> None:
+        """Take our layers off the viewer."""
+        for role in ROLES:
+            layer = self.layer(role)
+            self._layers[role] = None
+            if layer is not None:
+                remove_layer(self._viewer, layer)
 
     def recolour(self, classes: ClassList) -> None:
         """Classes have other names or colours."""

@@ -143,9 +143,14 @@ class AnnotSession(QObject):
             self._controller.submit("annotate_close", {"session": old})
         self.session = ""
 
-    def resend(self) -> None:
-        """The strokes are others than the worker knows (another project)."""
-        self._sent.clear()
+    def restart(self) -> None:
+        """Begin anew: the strokes are others than the worker knows (another project)."""
+        old = self.session
+        self._wish = self._now = None
+        self._forget()
+        self._prepare_next.clear()
+        if old and self._controller.state in ("ready", "busy"):
+            self._controller.submit("annotate_close", {"session": old})
 
     def stroke_values(self) -> list[dict[str, Any]]:
         """The planes that the worker does not know in their newest state."""

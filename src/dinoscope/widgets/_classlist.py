@@ -7,8 +7,9 @@ Each such change returns the table of new codes that every stroke has to go thro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,7 @@ class ClassList:
     def __len__(self) -> int:
         return len(self._classes)
 
-    def __iter__(self) -> Iterable[AnnotationClass]:
+    def __iter__(self) -> Iterator[AnnotationClass]:
         return iter(list(self._classes))
 
     def __getitem__(self, row: int) -> AnnotationClass:
@@ -88,19 +89,13 @@ class ClassList:
         row = code - SCRIBBLE_BACKGROUND
         return row if 0 <= row < len(self) else None
 
-    def as_values(self) -> list[dict[str, str]]:
-        """Plain values, for a project."""
-        return [{"name": one.name, "colour": one.colour} for one in self._classes]
+    def as_values(self) -> list[tuple[str, str]]:
+        """Names and colours, for a project."""
+        return [(one.name, one.colour) for one in self._classes]
 
-    def replace(self, values: Iterable[Mapping[str, str] | AnnotationClass]) -> None:
-        """Take the classes of a project."""
-        found = [
-            one
-            if isinstance(one, AnnotationClass)
-            else AnnotationClass(str(one["name"]), str(one.get("colour") or self._free_colour()))
-            for one in values
-        ]
-        self._classes = found or default_classes()
+    def replace(self, classes: Iterable[Any]) -> None:
+        """Take other classes, of a project for example: anything with a name and a colour."""
+        self._classes = [AnnotationClass(one.name, one.colour) for one in classes]
 
     def add(self, name: str = "") -> int:
         """Append a class; returns its row.

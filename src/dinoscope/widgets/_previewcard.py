@@ -62,6 +62,8 @@ class PreviewCard(QWidget):
         self.uncertainty.toggled.connect(self._on_toggle)
         self.opacity.valueChanged.connect(self._on_opacity)
         self.next.clicked.connect(self._on_next)
+        self._trust = ("", "")
+        self._known = False
         self.show_trust({})
 
     @property
@@ -71,7 +73,14 @@ class PreviewCard(QWidget):
 
     def show_trust(self, data: Mapping[str, Any]) -> None:
         """How far the newest classifier can be trusted."""
-        set_tone(self.trust, *trust_text(data.get("accuracy_heldout"), data.get("ece")))
+        self._trust = trust_text(data.get("accuracy_heldout"), data.get("ece"))
+        self._known = bool(data)
+        set_tone(self.trust, *self._trust)
+
+    def show_busy(self, text: str) -> None:
+        """What goes on before the first preview; later ones are too quick to be read about."""
+        if not self._known:
+            set_tone(self.trust, *((text, "") if text else self._trust))
 
     def _on_toggle(self, on: bool) -> None:
         self.changed.emit()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ PIXELS_OF_A_CLASS = 200_000
 
 @dataclass(frozen=True)
 class Strokes:
-    """Annotated pixels of one plane: `flat` (n,) int64 sorted indices, `codes` (n,) uint8."""
+    """Annotated pixels of one plane: `flat` (n,) int64 sorted indices, `codes` (n,) integers."""
 
     flat: np.ndarray
     codes: np.ndarray
@@ -29,9 +30,6 @@ class Strokes:
     @property
     def count(self) -> int:
         return len(self.flat)
-
-
-NOTHING = Strokes(np.zeros(0, np.int64), np.zeros(0, np.uint8))
 
 
 @dataclass(frozen=True)
@@ -45,12 +43,13 @@ class Change:
 
 
 def annotated(plane: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pixels of a (Y, X) plane that are not 0: sorted flat int64 indices and uint8 codes.
+    """The pixels of a (Y, X) plane that are not 0: sorted flat int64 indices and codes.
 
     Eight pixels are looked at at once: most of a scribble layer is empty.
     """
-    flat = _nonzero(np.ascontiguousarray(plane).reshape(-1))
-    return flat, plane.reshape(-1)[flat].astype(np.uint8)
+    values = np.ascontiguousarray(plane).reshape(-1)
+    flat = _nonzero(values)
+    return flat, values[flat]
 
 
 def difference(before: Strokes, flat: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -62,7 +61,7 @@ def difference(before: Strokes, flat: np.ndarray, codes: np.ndarray) -> tuple[np
     inside = at < len(before.flat)
     known = np.zeros(len(flat), bool)
     known[inside] = before.flat[at[inside]] == flat[inside]
-    old = np.zeros(len(flat), np.uint8)
+    old = np.zeros(len(flat), codes.dtype)
     old[known] = before.codes[at[known]]
     new = old != codes
     gone = np.ones(len(before.flat), bool)
@@ -70,7 +69,7 @@ def difference(before: Strokes, flat: np.ndarray, codes: np.ndarray) -> tuple[np
     if not gone.any():  # nothing erased: in order already
         return flat[new], codes[new]
     where = np.concatenate([flat[new], before.flat[gone]])
-    what = np.concatenate([codes[new], np.zeros(int(gone.sum()), np.uint8)])
+    what = np.concatenate([codes[new], np.zeros(int(gone.sum()), codes.dtype)])
     order = np.argsort(where, kind="stable")
     return where[order], what[order]
 
@@ -89,9 +88,16 @@ def thinned(strokes: Strokes, at_most: int = PIXELS_OF_A_CLASS) -> tuple[np.ndar
 
 
 class StrokeBook:
-    """All strokes, by plane. One thread writes, any may read."""
+    """All strokes (or objects), by plane. One thread writes, any may read.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    dtype : dtype
+        Of codes or ids.
+    """
+
+    def __init__(self, dtype: Any = np.uint8) -> None:
+        self._nothing = Strokes(np.zeros(0, np.int64), np.zeros(0, dtype))
         self._planes: dict[PlaneKey, Strokes] = {}
         self._lock = threading.Lock()
         self._version = 0
@@ -116,7 +122,7 @@ class StrokeBook:
     def strokes(self, key: str, index: tuple[int, ...]) -> Strokes:
         """What is annotated on a plane."""
         with self._lock:
-            return self._planes.get((key, index), NOTHING)
+            return self._planes.get((key, index), self._nothing)
 
     def planes(self, key: str | None = None) -> list[PlaneKey]:
         """The planes that were ever annotated, of one image or of all."""
@@ -139,6 +145,11 @@ class StrokeBook:
         with self._lock:
             for plane in [p for p in self._planes if p[0] == key]:
                 del self._planes[plane]
+
+    def clear(self) -> None:
+        """Know nothing any more."""
+        with self._lock:
+            self._planes.clear()
 
     def counts(self) -> np.ndarray:
         """Annotated pixels of each code, ``(256,)`` int64, over all planes."""

@@ -75,6 +75,10 @@ class StrokeFollower(QObject):
         """The plane in view."""
         return current_plane(self._viewer, self.image.source)
 
+    def look_at_all(self) -> None:
+        """Tell of every plane, one after the other."""
+        self._look_at(np.ndindex(self.image.source.image.plane_shape))
+
     def flush(self) -> None:
         """Tell now what waits."""
         if self._timer.isActive():
@@ -90,7 +94,7 @@ class StrokeFollower(QObject):
             self._pending.add(index)
             self.painted.add(index)
             if int(getattr(self._layer, "n_edit_dimensions", 2)) >= _IN_DEPTH:
-                self._look_at(np.ndindex(self.image.source.image.plane_shape))
+                self.look_at_all()
             self._soon(0)
 
     def _on_redraw(self, event: Any = None) -> None:
@@ -104,7 +108,7 @@ class StrokeFollower(QObject):
 
     def _on_data(self, event: Any = None) -> None:
         with contextlib.suppress(RuntimeError):
-            self._look_at(np.ndindex(self.image.source.image.plane_shape))
+            self.look_at_all()
 
     def _soon(self, wait_ms: int) -> None:
         with contextlib.suppress(RuntimeError):

@@ -15,10 +15,12 @@ from dinoscope.widgets._client import Controller
 from dinoscope.widgets._models import ModelPicker
 from dinoscope.widgets._panel import Panel
 from dinoscope.widgets._previewcard import PreviewCard
+from dinoscope.widgets._projectcard import ProjectCard
+from dinoscope.widgets._projectlink import ProjectLink
 from dinoscope.widgets._recode import Recoder
 from dinoscope.widgets._runbar import RunBar
 from dinoscope.widgets._sources import SourcePicker
-from dinoscope.widgets._style import add_row, blocked, form, section, set_tone, side_by_side
+from dinoscope.widgets._style import add_row, blocked, form, section, side_by_side
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -46,6 +48,7 @@ class AnnotatePanel(Panel):
         super().__init__(napari_viewer, controller)
         self.annotator = Annotator(self.viewer, self.controller, self)
         self.recoder = Recoder(self.annotator)
+        self.link = ProjectLink(self.viewer, self.annotator, self)
         self._build()
         self._connect()
         self._on_source()
@@ -53,6 +56,11 @@ class AnnotatePanel(Panel):
     # -- layout --------------------------------------------------------------------------------
 
     def _build(self) -> None:
+        card, rows = section("Project")
+        self.project = ProjectCard(self.link)
+        rows.addWidget(self.project)
+        self.body.addWidget(card)
+
         card, rows = section("Image")
         self.source = SourcePicker(self.viewer)
         self.model = ModelPicker(
@@ -109,16 +117,20 @@ class AnnotatePanel(Panel):
         self.preview.next_clicked.connect(self.annotator.next_place)
         self.runbar.run_clicked.connect(self.run)
         self.annotator.said.connect(self.runbar.say)
-        self.annotator.busy.connect(self._on_busy)
+        self.annotator.busy.connect(self.preview.show_busy)
         self.annotator.fitted.connect(self.preview.show_trust)
         self.annotator.strokes_changed.connect(self._on_strokes)
         self.annotator.layer_gone.connect(self._on_layer_gone)
         self.annotator.told.connect(self._on_told)
+        self.link.said.connect(self.runbar.say)
+        self.link.ready.connect(self._on_ready)
+        self.project.failed.connect(self._complain)
         self.controller.model_chosen.connect(self.model.choose)
         self.viewer.bind_key(NEXT_KEY, self._on_next_key, overwrite=True)
         self.viewer.bind_key(PREVIEW_KEY, self._on_preview_key, overwrite=True)
 
     def on_teardown(self) -> None:
+        self.link.close()
         self.annotator.close()
         for key in (NEXT_KEY, PREVIEW_KEY):
             with contextlib.suppress(KeyError, ValueError):
@@ -145,6 +157,8 @@ class AnnotatePanel(Panel):
 
     def start(self) -> None:
         """Make the chosen image ready to be painted on."""
+        if not self.annotator.images and self.link.reopen_last():
+            return
         try:
             source = self.source.source()
             self._use_model()
@@ -218,10 +232,6 @@ class AnnotatePanel(Panel):
         if painted == 1:
             self.runbar.say("Now paint another class (background counts): then the preview begins.")
 
-    def _on_busy(self, text: str) -> None:
-        if not self.runbar.busy:
-            set_tone(self.runbar.status, text)
-
     def _on_layer_gone(self, image: AnnotatedImage, role: str) -> None:
         if role == "preview" and self.preview.preview.isChecked():
             with blocked(self.preview.preview):
@@ -236,8 +246,23 @@ class AnnotatePanel(Panel):
     def _on_told(self, event: str, data: Any) -> None:
         if event == "chosen":
             self.classes.choose(data["row"])
+        elif event == "classes":
+            self.recoder.adopt()
+            self.classes.refresh()
+            self.classes.choose(self.annotator.row)
         elif event == "failed":
             self._complain(str(data["error"]))
+
+    def _on_ready(self) -> None:
+        """A project is in the viewer: go on with its first image."""
+        images = list(self.annotator.images.values())
+        if images:
+            self._use_model()
+            self.source.combo.layer = images[0].source.layer
+            self.annotator.activate(images[0])
+            self._follow_layer()
+        self._on_strokes()
+        self._offer()
 
     def _follow_layer(self) -> None:
         """Keep brush and class in step with napari's own controls."""
