@@ -24,8 +24,10 @@ SCRIBBLE_LIMIT = 8 * 2**30
 PREVIEW_LIMIT = 2 * 2**30
 #: Parts of a plane smaller than this share are drawn alone, not the whole plane again.
 _PART = 0.5
-ROLES = ("scribbles", "preview", "uncertainty")
-_TITLES = {"scribbles": "scribbles", "preview": "preview", "uncertainty": "uncertainty"}
+#: From the top of the pile down.
+ROLES = ("scribbles", "objects", "object classes", "preview", "uncertainty")
+DTYPES = {role: np.uint32 if role == "objects" else np.uint8 for role in ROLES}
+_OPACITY = {"scribbles": 0.9, "objects": 0.6, "object classes": 0.6, "preview": 0.4}
 
 
 class AnnotatedImage:
@@ -77,8 +79,8 @@ class AnnotatedImage:
         from napari.layers import Image, Labels
 
         limit = SCRIBBLE_LIMIT if role == "scribbles" else PREVIEW_LIMIT
-        array = ResultStore(self.placement.shape, np.uint8, limit=limit).array
-        name = f"{self.source.layer.name} · {_TITLES[role]}"
+        array = ResultStore(self.placement.shape, DTYPES[role], limit=limit).array
+        name = f"{self.source.layer.name} · {role}"
         common = {"name": name, "multiscale": False, **self.placement.kwargs}
         if role == "uncertainty":
             layer: Any = Image(
@@ -91,18 +93,13 @@ class AnnotatedImage:
                 **common,
             )
         else:
-            layer = Labels(
-                array,
-                colormap=class_colormap(classes.names, classes.colours),
-                features=class_features(["not annotated", *classes.names]),
-                opacity=0.9 if role == "scribbles" else 0.4,
-                **common,
-            )
+            layer = Labels(array, opacity=_OPACITY[role], **common)
+            _colour(layer, role, classes)
         layer.metadata[METADATA] = self._facts(role)
         with selection_kept(self._viewer):
             self._viewer.layers.insert(self._place_in_pile(role), layer)
-        if role == "scribbles":
-            layer.locked = True  # a stray Delete must not take the strokes away
+        if role in ("scribbles", "objects"):
+            layer.locked = True  # a stray Delete must not take the user's work away
         else:
             layer.editable = False
         self._layers[role] = layer
@@ -132,11 +129,10 @@ class AnnotatedImage:
 
     def recolour(self, classes: ClassList) -> None:
         """Classes have other names or colours."""
-        for role in ("scribbles", "preview"):
+        for role in ROLES:
             layer = self.layer(role)
             if layer is not None:
-                layer.colormap = class_colormap(classes.names, classes.colours)
-                layer.features = class_features(["not annotated", *classes.names])
+                _colour(layer, role, classes)
 
     def _place_in_pile(self, role: str) -> int:
         """Above the image, the scribbles on top of the preview, that on top of uncertainty."""
@@ -214,3 +210,10 @@ class AnnotatedImage:
         plane = np.zeros((height, width), np.uint8)
         plane[rows, columns] = codes
         layer.data[self._key(index)] = self.placement.oriented(plane)
+
+
+def _colour(layer: Any, role: str, classes: ClassList) -> None:
+    """Layers of codes have the colours and names of the classes."""
+    if role in ("scribbles", "preview", "object classes"):
+        layer.colormap = class_colormap(classes.names, classes.colours)
+        layer.features = class_features(["not annotated", *classes.names])

@@ -9,7 +9,7 @@ import numpy as np
 from qtpy.QtCore import QObject, QTimer, Signal
 
 from dinoscope.errors import InputError
-from dinoscope.widgets._annotlayers import AnnotatedImage
+from dinoscope.widgets._annotlayers import DTYPES, AnnotatedImage
 from dinoscope.widgets._layers import current_plane
 
 if TYPE_CHECKING:
@@ -136,19 +136,19 @@ class StrokeFollower(QObject):
             self._later.start(0)
 
 
-def snapshot(image: AnnotatedImage, index: tuple[int, ...]) -> np.ndarray:
-    """A copy of a plane of the scribbles, for the keeper.
+def snapshot(image: AnnotatedImage, index: tuple[int, ...], role: str = "scribbles") -> np.ndarray:
+    """A copy of a plane of a layer, for the keeper.
 
     Raises
     ------
     InputError
         The layer was given data of another shape.
     """
-    layer = image.scribbles
+    layer = image.layer(role)
     if tuple(layer.data.shape) != image.placement.shape:
         raise InputError(
             f"{layer.name!r} now has shape {tuple(layer.data.shape)}",
             expected=f"{image.placement.shape}, as its image",
             hint="Remove the layer and press Start annotating: your strokes come back.",
         )
-    return np.array(image.plane("scribbles", index), dtype=np.uint8, order="C")
+    return np.array(image.plane(role, index), dtype=DTYPES[role], order="C")

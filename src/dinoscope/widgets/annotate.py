@@ -10,9 +10,16 @@ from qtpy.QtWidgets import QPushButton, QSlider
 
 from dinoscope.errors import DinoscopeError
 from dinoscope.widgets._annotator import Annotator
+from dinoscope.widgets._annotruns import LongRuns
+from dinoscope.widgets._applycard import ApplyCard
+from dinoscope.widgets._areas import Areas
 from dinoscope.widgets._classtable import ClassTable
 from dinoscope.widgets._client import Controller
+from dinoscope.widgets._improve import Improver
+from dinoscope.widgets._improvecard import ImproveCard
 from dinoscope.widgets._models import ModelPicker
+from dinoscope.widgets._objectcard import ObjectCard
+from dinoscope.widgets._objects import Objects
 from dinoscope.widgets._panel import Panel
 from dinoscope.widgets._previewcard import PreviewCard
 from dinoscope.widgets._projectcard import ProjectCard
@@ -20,7 +27,7 @@ from dinoscope.widgets._projectlink import ProjectLink
 from dinoscope.widgets._recode import Recoder
 from dinoscope.widgets._runbar import RunBar
 from dinoscope.widgets._sources import SourcePicker
-from dinoscope.widgets._style import add_row, blocked, form, section, side_by_side
+from dinoscope.widgets._style import Fold, add_row, blocked, form, section, side_by_side
 
 if TYPE_CHECKING:
     from napari.viewer import Viewer
@@ -49,6 +56,9 @@ class AnnotatePanel(Panel):
         self.annotator = Annotator(self.viewer, self.controller, self)
         self.recoder = Recoder(self.annotator)
         self.link = ProjectLink(self.viewer, self.annotator, self)
+        self.objects = Objects(self.viewer, self.annotator, self)
+        self.areas = Areas(self.viewer, self.annotator, self)
+        self.improver = Improver(self.annotator, self)
         self._build()
         self._connect()
         self._on_source()
@@ -97,11 +107,41 @@ class AnnotatePanel(Panel):
         self.preview = PreviewCard()
         rows.addWidget(self.preview)
         self.body.addWidget(self.preview_card)
+
+        self.objects_card, rows = section("")
+        self.objects_part = ObjectCard(self.objects)
+        self.objects_fold = Fold(
+            "Objects",
+            "Split the preview into objects, correct and classify them.",
+            self.objects_part,
+        )
+        rows.addWidget(self.objects_fold)
+        self.body.addWidget(self.objects_card)
+
+        self.apply_card, rows = section("")
+        self.apply = ApplyCard()
+        self.apply_fold = Fold(
+            "Apply and save",
+            "Take the classifier to the whole stack, other images, a folder.",
+            self.apply,
+        )
+        rows.addWidget(self.apply_fold)
+        self.body.addWidget(self.apply_card)
+
+        self.improve_card, rows = section(
+            "Improve with LoRA", "Train the model itself on what you annotated, in the background."
+        )
+        self.improve = ImproveCard(self.improver)
+        rows.addWidget(self.improve)
+        self.body.addWidget(self.improve_card)
         self.body.addStretch(1)
 
-        self.runbar = RunBar(START, "Make a scribble layer above the image, and paint on it.")
+        self.runbar = RunBar(START, "")
         self.runbar.cost.hide()
         self.footer.addWidget(self.runbar)
+        self.runs = LongRuns(
+            self.viewer, self.annotator, self.improver, self.apply, self.runbar, self
+        )
 
     def _connect(self) -> None:
         self.source.changed.connect(self._on_source)
@@ -122,7 +162,17 @@ class AnnotatePanel(Panel):
         self.annotator.strokes_changed.connect(self._on_strokes)
         self.annotator.layer_gone.connect(self._on_layer_gone)
         self.annotator.told.connect(self._on_told)
-        self.link.said.connect(self.runbar.say)
+        for part in (self.link, self.objects):
+            part.said.connect(self.runbar.say)
+        self.objects_part.said.connect(self.runbar.say)
+        for part in (self.objects_part, self.runs):
+            part.failed.connect(self._complain)
+        self.objects_part.area_clicked.connect(self._on_area)
+        self.objects_part.complete_toggled.connect(self._on_complete)
+        self.runs.busy_changed.connect(self._offer)
+        self.improver.rounds.connect(self._on_rounds)
+        self.improver.model_changed.connect(self.model.choose)
+        self.viewer.dims.events.current_step.connect(self._on_slider)
         self.link.ready.connect(self._on_ready)
         self.project.failed.connect(self._complain)
         self.controller.model_chosen.connect(self.model.choose)
@@ -130,8 +180,10 @@ class AnnotatePanel(Panel):
         self.viewer.bind_key(PREVIEW_KEY, self._on_preview_key, overwrite=True)
 
     def on_teardown(self) -> None:
+        self.viewer.dims.events.current_step.disconnect(self._on_slider)
         self.link.close()
-        self.annotator.close()
+        for part in (self.objects, self.areas, self.runs, self.improver, self.annotator):
+            part.close()
         for key in (NEXT_KEY, PREVIEW_KEY):
             with contextlib.suppress(KeyError, ValueError):
                 self.viewer.bind_key(key, None, overwrite=True)
@@ -151,9 +203,17 @@ class AnnotatePanel(Panel):
         except DinoscopeError:
             return None
 
+    @property
+    def begun(self) -> bool:
+        """Whether the chosen image can be painted on."""
+        return self.image is not None and self.image.scribbles is not None
+
     def run(self) -> None:
         """What the button at the foot says."""
-        self.start()
+        if self.begun:
+            self.runs.improve()
+        else:
+            self.start()
 
     def start(self) -> None:
         """Make the chosen image ready to be painted on."""
@@ -173,15 +233,23 @@ class AnnotatePanel(Panel):
     def _use_model(self) -> None:
         self.annotator.session.use_model(self.model.model, download=self.model.download_allowed)
 
-    def _offer(self) -> None:
+    def _offer(self, *_: Any) -> None:
         """Show what makes sense for the chosen image."""
-        image = self.image
-        begun = image is not None and image.scribbles is not None
-        self.paint_card.setEnabled(begun)
-        self.preview_card.setEnabled(begun)
-        self.runbar.run.setVisible(not begun)
-        self.runbar.cancel.setVisible(not begun)
-        self.runbar.run.setEnabled(self.source.layer is not None)
+        begun = self.begun
+        for card in (self.paint_card, self.preview_card):
+            card.setEnabled(begun)
+        for card in (self.objects_card, self.apply_card, self.improve_card):
+            card.setVisible(begun)
+        text, tip = START, "Make a scribble layer above the image, and paint on it."
+        if begun and self.improver.interrupted:
+            text, tip = "Go on improving", "Go on with the round that was interrupted."
+        elif begun:
+            text, tip = "Improve with LoRA", "Train on what you annotated; painting goes on."
+        self.runbar.run.setText(text)
+        self.runbar.run.setToolTip(tip)
+        self.runbar.cancel.setVisible(begun)
+        ready = self.source.layer is not None and not self.runs.busy
+        self.runbar.run.setEnabled(ready and (not begun or self.annotator.classes_painted > 1))
 
     def _on_source(self) -> None:
         image = self.image
@@ -227,9 +295,8 @@ class AnnotatePanel(Panel):
 
     def _on_strokes(self) -> None:
         self.classes.show_counts(self.annotator.keeper.book.counts())
-        self.recoder.removed = self.recoder.removed
-        painted = self.annotator.classes_painted
-        if painted == 1:
+        self._offer()
+        if self.annotator.classes_painted == 1:
             self.runbar.say("Now paint another class (background counts): then the preview begins.")
 
     def _on_layer_gone(self, image: AnnotatedImage, role: str) -> None:
@@ -261,8 +328,31 @@ class AnnotatePanel(Panel):
             self.source.combo.layer = images[0].source.layer
             self.annotator.activate(images[0])
             self._follow_layer()
+        for image in images:
+            self.objects.follow(image)
+            self.areas.restore(image)
         self._on_strokes()
+        self._on_slider()
+
+    def _on_area(self) -> None:
+        if self.annotator.current is not None:
+            self.areas.draw(self.annotator.current)
+            self.runbar.say("Draw around the part in which every object is there.")
+
+    def _on_complete(self, on: bool) -> None:
+        if self.annotator.current is not None:
+            self.areas.set_complete(self.annotator.current, on)
+
+    def _on_slider(self, event: Any = None) -> None:
+        with contextlib.suppress(RuntimeError):
+            if self.annotator.current is not None:
+                self.objects_part.show_complete(self.areas.is_complete(self.annotator.current))
+                self.objects.show_plane()
+
+    def _on_rounds(self, rounds: Any, current: int) -> None:
         self._offer()
+        if self.improver.interrupted:
+            self.runbar.say("The last round of improvement was interrupted: go on with it below.")
 
     def _follow_layer(self) -> None:
         """Keep brush and class in step with napari's own controls."""
