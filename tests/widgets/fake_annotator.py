@@ -131,3 +131,75 @@ class FakeAnnotator(FakeClient):
         source = sorted(job.payload["sources"])[-1]
         index = job.payload["sources"][source][-1]
         job.done(source=source, index=index, y=10.0, x=12.0, score=0.9)
+
+    def play_annotate_strokes(self, job: FakeJob) -> None:
+        self._session(job)
+        payload = job.payload
+        place = payload["source"], tuple(payload["index"])
+        self.strokes[place] = (payload["pixels"], payload["codes"])
+        job.done(count=len(payload["pixels"]))
+
+    def play_annotate_objects(self, job: FakeJob) -> None:
+        self._session(job)
+        labels = job.payload["labels"]
+        instances = np.zeros(labels.shape, np.uint32)
+        ids = {}
+        # Every block of 10 columns of a class is an object.
+        for start in range(0, labels.shape[1], 10):
+            part = labels[:, start : start + 10]
+            code = int(part.max())
+            if code > 1:
+                ids[len(ids) + 1] = code
+                instances[:, start : start + 10] = np.where(part > 1, len(ids), 0)
+        job.done(instances=instances, classes=ids, table=_table(instances))
+
+    def play_annotate_object_classes(self, job: FakeJob) -> None:
+        self._session(job)
+        planes = []
+        given = [c for plane in job.payload["planes"] for c in plane["examples"].values()]
+        for plane in job.payload["planes"]:
+            numbers = [int(n) for n in np.unique(plane["instances"]) if n]
+            classes = dict.fromkeys(numbers, given[-1]) | dict(plane["examples"])
+            planes.append(
+                {
+                    "source": plane["source"],
+                    "index": plane["index"],
+                    "classes": classes,
+                    "probabilities": np.ones((len(numbers), 1)),
+                    "table": _table(plane["instances"]),
+                }
+            )
+        job.done(**planes[0], planes=planes)
+
+    def play_annotate_apply(self, job: FakeJob) -> None:
+        self._session(job)
+        if job.payload.get("files"):
+            job.done(planes=0, files=job.payload["files"])
+            return
+        for source, image in job.images.items():
+            for index in np.ndindex(image.plane_shape):
+                labels = np.ones((image.size("Y"), image.size("X")), np.uint8)
+                labels[:, image.size("X") // 2 :] = 2
+                job.send("plane", source=source, index=index, labels=labels)
+        job.done(planes=1, files=[])
+
+    def play_annotate_save(self, job: FakeJob) -> None:
+        job.done(path=job.payload["path"])
+
+    def play_improve_plan(self, job: FakeJob) -> None:
+        job.done(
+            choice="lora-last:4",
+            why="it fits into the time",
+            seconds_per_step=0.5,
+            estimated_minutes=8.0,
+            validation="2 of 6 annotated regions, never trained on",
+            enough=True,
+            problems=(),
+        )
+
+
+def _table(instances: np.ndarray) -> dict[str, np.ndarray]:
+    numbers = np.unique(instances)
+    numbers = numbers[numbers > 0]
+    areas = np.array([(instances == n).sum() for n in numbers])
+    return {"label": numbers, "area_px": areas, "area_um2": areas * 4.0}

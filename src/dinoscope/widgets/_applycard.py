@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QFileDialog, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QGridLayout, QPushButton, QVBoxLayout, QWidget
 
-from dinoscope.widgets._style import hint_label, side_by_side
+from dinoscope.widgets._style import hint_label
 
 
 class ApplyCard(QWidget):
@@ -37,9 +37,11 @@ class ApplyCard(QWidget):
         layout.addWidget(
             hint_label("Layers and files made here have 0 = background, 1, 2 … = classes.")
         )
-        layout.addWidget(
-            side_by_side(self.image, self.others, self.folder, self.save, stretch_first=False)
-        )
+        grid = QGridLayout()
+        grid.setSpacing(6)
+        for number, button in enumerate((self.image, self.others, self.folder, self.save)):
+            grid.addWidget(button, number // 2, number % 2)
+        layout.addLayout(grid)
         self.image.clicked.connect(self._on_image)
         self.others.clicked.connect(self._on_others)
         self.folder.clicked.connect(self._on_folder)

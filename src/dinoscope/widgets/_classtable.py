@@ -115,8 +115,14 @@ class ClassTable(QWidget):
             self.table.selectRow(min(row, len(self.classes) - 1))
         self.show_counts(self._counts)
         rows = min(len(self.classes), _ROWS_SHOWN)
-        height = self.table.horizontalHeader().sizeHint().height() + 4
+        header = self.table.horizontalHeader()
+        height = max(header.sizeHint().height(), header.height()) + 2 * self.table.frameWidth() + 2
         self.table.setFixedHeight(height + rows * self.table.rowHeight(0))
+        self.table.setVerticalScrollBarPolicy(
+            Qt.ScrollBarPolicy.ScrollBarAsNeeded
+            if len(self.classes) > rows
+            else Qt.ScrollBarPolicy.ScrollBarAlwaysOff
+        )
         self._enable()
 
     def show_counts(self, counts: np.ndarray) -> None:

@@ -9,7 +9,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, QTimer, Signal
 
 from dinoscope.widgets._annotlayers import AnnotatedImage
 from dinoscope.widgets._clicks import ImageClicks, locate
@@ -137,7 +137,12 @@ class Corrections(QObject):
     # -- brush ---------------------------------------------------------------------------------
 
     def _on_paint(self, event: Any = None) -> None:
-        if self._busy or self.image is None or self._layer not in self._viewer.layers:
+        # An edit by code tells before it is made: look when it is.
+        if not self._busy:
+            QTimer.singleShot(0, self._painted)
+
+    def _painted(self) -> None:
+        if self.image is None or self._layer is None or self._layer not in self._viewer.layers:
             return
         with contextlib.suppress(RuntimeError):
             index = current_plane(self._viewer, self.image.source)

@@ -108,6 +108,13 @@ class AnnotatePanel(Panel):
         rows.addWidget(self.preview)
         self.body.addWidget(self.preview_card)
 
+        self.improve_card, rows = section(
+            "Improve with LoRA", "Train the model itself on what you annotated, in the background."
+        )
+        self.improve = ImproveCard(self.improver)
+        rows.addWidget(self.improve)
+        self.body.addWidget(self.improve_card)
+
         self.objects_card, rows = section("")
         self.objects_part = ObjectCard(self.objects)
         self.objects_fold = Fold(
@@ -127,13 +134,6 @@ class AnnotatePanel(Panel):
         )
         rows.addWidget(self.apply_fold)
         self.body.addWidget(self.apply_card)
-
-        self.improve_card, rows = section(
-            "Improve with LoRA", "Train the model itself on what you annotated, in the background."
-        )
-        self.improve = ImproveCard(self.improver)
-        rows.addWidget(self.improve)
-        self.body.addWidget(self.improve_card)
         self.body.addStretch(1)
 
         self.runbar = RunBar(START, "")
