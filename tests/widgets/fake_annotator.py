@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from tests.widgets.fake_worker import FakeClient, FakeJob
+from tests.widgets.fake_worker import MODELS, FakeClient, FakeJob
 
 from dinoscope.errors import InputError
 from dinoscope.types import ImageInput
@@ -23,6 +23,7 @@ class FakeAnnotator(FakeClient):
         self.images: dict[str, ImageInput] = {}
         self.sessions: set[str] = set()
         self._number = 0
+        del self.answers["models"]
         self._listeners: list[Callable[[Event], None]] = []
 
     def subscribe(self, callback: Callable[[Event], None]) -> Callable[[], None]:
@@ -63,6 +64,10 @@ class FakeAnnotator(FakeClient):
             raise InputError(
                 f"session {job.payload['session']!r} is not known", hint="Open it again."
             )
+
+    def play_models(self, job: FakeJob) -> None:
+        new = [{**MODELS[0], "name": file, "where": file} for file in job.payload["files"]]
+        job.done(models=[*MODELS, *new])
 
     def play_annotate_open(self, job: FakeJob) -> None:
         self._number += 1
