@@ -328,3 +328,35 @@ def test_any_image_can_be_annotated(
     half = preview(panel)[lead]
     assert (half[:, : WIDTH // 2] == 1).all()
     assert (half[:, WIDTH // 2 :] == 2).all()
+
+
+def test_classes_of_a_lasso_become_strokes_that_spare_the_user_s(
+    viewer: Any, open_annotate: Any, qtbot: Any, worker: FakeAnnotator
+) -> None:
+    from dinoscope.widgets._layers import make_source
+
+    panel = open_annotate()
+    two_strokes(panel)
+    plane = np.zeros((HEIGHT, WIDTH), np.uint8)
+    plane[:14, :14] = 1
+    source = make_source([viewer.layers["cells"]])
+    panel.controller.strokes_offered.emit((["dividing"], [(source, (), plane)]))
+    assert panel.annotator.classes.names == ["background", "cells", "dividing"]
+    data = panel.image.scribbles.data
+    assert (data[5:10, 2:12] == 1).all()
+    assert data[0, 0] == 3
+    assert "dividing" in panel.runbar.status.text()
+    qtbot.waitUntil(lambda: panel.annotator.keeper.book.counts()[3] == 196 - 50)
+    panel.image.scribbles.undo()
+    qtbot.waitUntil(lambda: panel.annotator.keeper.book.counts()[3] == 0)
+
+
+def test_a_second_panel_of_one_window_sends_to_the_first(
+    viewer: Any, open_annotate: Any, qtbot: Any
+) -> None:
+    open_annotate()
+    second = open_annotate()
+    assert "open already" in second.runbar.status.text()
+    assert [layer.name for layer in viewer.layers] == ["cells", "cells · scribbles"]
+    second.teardown()
+    assert "N" in map(str, viewer.keymap)

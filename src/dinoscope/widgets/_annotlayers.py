@@ -196,6 +196,18 @@ class AnnotatedImage:
             return
         layer.refresh(extent=False, thumbnail=False, highlight=False)
 
+    def edit(self, role: str, index: Sequence[int], flat: np.ndarray, values: Any) -> None:
+        """Set pixels of a plane through their layer, so that Ctrl+Z takes it back."""
+        if not len(flat):
+            return
+        axes = self.placement.axes
+        rows, columns = np.divmod(flat, self.plane_shape[1])
+        key = self._key(index)
+        where = [rows if a == "Y" else columns if a == "X" else None for a in axes]
+        full = [np.full(len(flat), k) if w is None else w for k, w in zip(key, where, strict=True)]
+        one = np.ndim(values) == 0
+        self.layer(role).data_setitem(tuple(full), int(values) if one else [int(v) for v in values])
+
     def put_strokes(self, index: Sequence[int], flat: np.ndarray, codes: np.ndarray) -> None:
         """Paint the strokes of a plane into the scribble layer, without history."""
         layer = self.scribbles

@@ -179,6 +179,8 @@ class Controller(QObject):
     models_changed = Signal()
     #: A model was chosen elsewhere (dropped on napari, or just trained): its name or path.
     model_chosen = Signal(str)
+    #: Classes as pixels of images, for whoever annotates: names, and (source, index, plane).
+    strokes_offered = Signal(object)
     #: The worker's state: ``stopped``, ``starting``, ``ready`` or ``busy``.
     state_changed = Signal(str)
 

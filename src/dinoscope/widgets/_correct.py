@@ -193,24 +193,10 @@ class Corrections(QObject):
             index = current_plane(self._viewer, self.image.source)
             self._layer.selected_label = int(self.image.plane("objects", index).max()) + 1
 
-    # -- editing -------------------------------------------------------------------------------
-
     def _edit(self, image: AnnotatedImage, index: Index, flat: np.ndarray, values: Any) -> None:
-        """Set pixels of a plane through the layer, so that it can be undone."""
-        if not len(flat):
-            return
-        axes = image.placement.axes
-        rows, columns = np.divmod(flat, image.plane_shape[1])
-        at = dict(zip(image.source.image.plane_axes, index, strict=True))
-        where = [np.full(len(flat), at.get(axis, 0)) for axis in axes]
-        where[axes.index("Y")], where[axes.index("X")] = rows, columns
-        layer = image.layer("objects")
         self._busy = True
         try:
-            if np.ndim(values) == 0:
-                layer.data_setitem(tuple(where), int(values))
-            else:
-                layer.data_setitem(tuple(where), [int(v) for v in values])
+            image.edit("objects", index, flat, values)
         finally:
             self._busy = False
 

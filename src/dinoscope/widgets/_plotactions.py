@@ -15,7 +15,7 @@ from dinoscope.widgets._chain import Ask, Steps
 from dinoscope.widgets._figure import save_figure
 from dinoscope.widgets._linked import LinkedPlot
 from dinoscope.widgets._plotdock import EXPORTS
-from dinoscope.widgets._pointlabels import give_class, make_labels, write_column
+from dinoscope.widgets._pointlabels import class_planes, give_class, make_labels, write_column
 from dinoscope.widgets._points import PointSet
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class PlotActions(QObject):
     run_wanted = Signal(object, str)
     #: Points have other classes.
     classes_changed = Signal()
+    #: Classes for the Annotate panel: names, and (source, index, plane) of each plane.
+    strokes_made = Signal(object)
 
     def __init__(self, linked: LinkedPlot, panel: QWidget) -> None:
         super().__init__(panel)
@@ -61,6 +63,7 @@ class PlotActions(QObject):
         if shown and dock is not None:
             dock.give_clicked.connect(self.give)
             dock.labels_clicked.connect(self.make_labels)
+            dock.annotate_clicked.connect(self.annotate)
             dock.table_clicked.connect(self.write_column)
             dock.export_chosen.connect(self.export)
 
@@ -82,6 +85,16 @@ class PlotActions(QObject):
         def act(points: PointSet) -> str:
             made = make_labels(self._linked._viewer, points, self._linked.selection.mask)
             return "New: " + ", ".join(repr(layer.name) for layer in made) + "."
+
+        self._try(act)
+
+    def annotate(self) -> None:
+        """Hand classes or selection over to the Annotate panel."""
+
+        def act(points: PointSet) -> str:
+            names, planes = class_planes(points, self._linked.selection.mask)
+            self.strokes_made.emit((names, planes))
+            return f"{', '.join(names)}: handed over to Annotate."
 
         self._try(act)
 

@@ -51,6 +51,7 @@ class PlotDock(QWidget):
     clear_clicked = Signal()
     give_clicked = Signal(str)
     labels_clicked = Signal()
+    annotate_clicked = Signal()
     table_clicked = Signal()
     export_chosen = Signal(str)
     #: The user closed the dock.
@@ -145,13 +146,17 @@ class PlotDock(QWidget):
         self.labels = _small(
             "Make labels", "A new Labels layer of the classes, or of the selection where none is."
         )
+        self.annotate = _small(
+            "Annotate", "Hand the classes, or the selection, over to the Annotate panel as strokes."
+        )
         self.export = _small("Export", "Save the figure, or the points with their features.")
         menu = QMenu(self.export)
         for key, text in EXPORTS.items():
             menu.addAction(text, lambda key=key: self.export_chosen.emit(key))
         self.export.setMenu(menu)
         self.table = _small("To table", "Write the classes into the objects' features table.")
-        rows.addLayout(_line(self.labels, self.table, self.export))
+        rows.addLayout(_line(self.labels, self.annotate))
+        rows.addLayout(_line(self.table, self.export))
         self.note = hint_label()
         rows.addWidget(self.note)
         rows.addStretch(1)
@@ -182,6 +187,7 @@ class PlotDock(QWidget):
         self.give.clicked.connect(self._on_give)
         self.class_name.lineEdit().returnPressed.connect(self._on_give)
         self.labels.clicked.connect(self._on_labels)
+        self.annotate.clicked.connect(self._on_annotate)
         self.table.clicked.connect(self._on_table)
 
     # -- what is shown -------------------------------------------------------------------------
@@ -247,6 +253,9 @@ class PlotDock(QWidget):
 
     def _on_table(self) -> None:
         self.table_clicked.emit()
+
+    def _on_annotate(self) -> None:
+        self.annotate_clicked.emit()
 
     def _on_labels(self) -> None:
         self.labels_clicked.emit()

@@ -8,7 +8,7 @@ import numpy as np
 
 from dinoscope.errors import InputError
 from dinoscope.widgets._classes import class_colormap, class_features
-from dinoscope.widgets._layers import place
+from dinoscope.widgets._layers import Source, place
 from dinoscope.widgets._pointmap import PointMap
 from dinoscope.widgets._points import PointSet
 from dinoscope.widgets._results import METADATA, selection_kept
@@ -100,6 +100,36 @@ def make_labels(viewer: Viewer, points: PointSet, mask: np.ndarray) -> list[Labe
     if not made:
         raise InputError("the images of these points were removed", hint="Plot again.")
     return made
+
+
+def class_planes(
+    points: PointSet, mask: np.ndarray
+) -> tuple[list[str], list[tuple[Source, tuple[int, ...], np.ndarray]]]:
+    """The classes (or the selection, where no class was given) as pixels of the images.
+
+    Returns
+    -------
+    names : list of str
+        Of the classes 1, 2, …
+    planes : list of (source, index, plane)
+        `plane` is (Y, X) uint8, 0 where no point of a class is; planes without any are left out.
+
+    Raises
+    ------
+    InputError
+        There is neither a class nor a selection.
+    """
+    classes = points.classes.any()
+    values = (points.classes if classes else np.asarray(mask)).astype(np.uint8)
+    if not values.any():
+        raise InputError("no points are selected and none has a class")
+    planes = []
+    for number, one in enumerate(points.sets):
+        map_of = PointMap.of(points, number)
+        for index in one.indices:
+            if values[map_of.rows[map_of.on_plane(index)]].any():
+                planes.append((one.source, tuple(index), map_of.paint(index, values)))
+    return list(points.class_names) if classes else ["selected"], planes
 
 
 def write_column(points: PointSet) -> str:

@@ -13,8 +13,10 @@ from dinoscope.widgets._annotator import Annotator
 from dinoscope.widgets._annotruns import LongRuns
 from dinoscope.widgets._applycard import ApplyCard
 from dinoscope.widgets._areas import Areas
+from dinoscope.widgets._classlist import no_change
 from dinoscope.widgets._classtable import ClassTable
 from dinoscope.widgets._client import Controller
+from dinoscope.widgets._handover import take_strokes
 from dinoscope.widgets._improve import Improver
 from dinoscope.widgets._improvecard import ImproveCard
 from dinoscope.widgets._models import ModelPicker
@@ -59,9 +61,15 @@ class AnnotatePanel(Panel):
         self.objects = Objects(self.viewer, self.annotator, self)
         self.areas = Areas(self.viewer, self.annotator, self)
         self.improver = Improver(self.annotator, self)
+        #: napari has two ways to open a panel; the strokes belong to the first one only.
+        self.is_second = len(self.controller.panels(AnnotatePanel)) > 1
         self._build()
         self._connect()
         self._on_source()
+        if self.is_second:
+            self.scroll.setEnabled(False)
+            self.runbar.setEnabled(False)
+            self.runbar.say("Annotate is open already in this window: go on there.", "warning")
 
     # -- layout --------------------------------------------------------------------------------
 
@@ -171,20 +179,23 @@ class AnnotatePanel(Panel):
         self.objects_part.complete_toggled.connect(self._on_complete)
         self.runs.busy_changed.connect(self._offer)
         self.improver.rounds.connect(self._on_rounds)
+        self.controller.strokes_offered.connect(self._on_strokes_offered)
         self.improver.model_changed.connect(self.model.choose)
         self.viewer.dims.events.current_step.connect(self._on_slider)
         self.link.ready.connect(self._on_ready)
         self.project.failed.connect(self._complain)
         self.controller.model_chosen.connect(self.model.choose)
-        self.viewer.bind_key(NEXT_KEY, self._on_next_key, overwrite=True)
-        self.viewer.bind_key(PREVIEW_KEY, self._on_preview_key, overwrite=True)
+        if not self.is_second:
+            self.viewer.bind_key(NEXT_KEY, self._on_next_key, overwrite=True)
+            self.viewer.bind_key(PREVIEW_KEY, self._on_preview_key, overwrite=True)
 
     def on_teardown(self) -> None:
         self.viewer.dims.events.current_step.disconnect(self._on_slider)
+        self.controller.strokes_offered.disconnect(self._on_strokes_offered)
         self.link.close()
         for part in (self.objects, self.areas, self.runs, self.improver, self.annotator):
             part.close()
-        for key in (NEXT_KEY, PREVIEW_KEY):
+        for key in () if self.is_second else (NEXT_KEY, PREVIEW_KEY):
             with contextlib.suppress(KeyError, ValueError):
                 self.viewer.bind_key(key, None, overwrite=True)
         if self.runbar.busy:
@@ -333,6 +344,25 @@ class AnnotatePanel(Panel):
             self.areas.restore(image)
         self._on_strokes()
         self._on_slider()
+
+    def _on_strokes_offered(self, offered: Any) -> None:
+        """A lasso of the Features panel: its classes become strokes."""
+        if self.is_second:
+            return
+        names, planes = offered
+        try:
+            self._use_model()
+            count = take_strokes(self.annotator, names, planes)
+        except DinoscopeError as error:
+            self._complain(str(error))
+            return
+        if self.annotator.current is not None:
+            self.source.combo.layer = self.annotator.current.source.layer
+        self.recoder.change(no_change())
+        self.classes.refresh()
+        self._follow_layer()
+        self._offer()
+        self.runbar.say(f"{count:,} pixels of {', '.join(names)} from the plot. Undo: Ctrl+Z.")
 
     def _on_area(self) -> None:
         if self.annotator.current is not None:

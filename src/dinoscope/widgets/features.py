@@ -138,6 +138,7 @@ class FeaturesPanel(Panel):
         self.actions.said.connect(self.runbar.say)
         self.actions.run_wanted.connect(self._on_action)
         self.actions.classes_changed.connect(self._offer_classes)
+        self.actions.strokes_made.connect(self._on_strokes_made)
         self.similarity.said.connect(self.runbar.say)
         self.similarity.tokens_wanted.connect(self._on_tokens_wanted)
         self.similarity.scored.connect(self._on_scored)
@@ -378,6 +379,18 @@ class FeaturesPanel(Panel):
 
     def _on_action(self, steps: Any, what: str) -> None:
         self._begin(steps, what)
+
+    def _on_strokes_made(self, offered: Any) -> None:
+        """The Annotate panel takes them; it is opened where it is not."""
+        from dinoscope.widgets.annotate import AnnotatePanel
+
+        if not self.controller.panels(AnnotatePanel):
+            window = getattr(self.viewer, "window", None)
+            if window is None:
+                self._complain("Open the Annotate panel first, then hand the classes over.")
+                return
+            window.add_plugin_dock_widget("napari-dinoscope", "Annotate")
+        self.controller.strokes_offered.emit(offered)
 
     def _on_tokens_wanted(self) -> None:
         """The worker was a new one: encode again, the clicks stay."""
