@@ -1,0 +1,223 @@
+"""A walk through the Annotate panel in a real window, with real mouse and keyboard events.
+
+Run it where there is a display, or under Xvfb::
+
+    xvfb-run -a -s "-screen 0 1600x1000x24" python docs/make_walk.py [--minutes 2] [--to FOLDER]
+
+Each step is written as ``annotate_N_NAME.png``: the sample opened, strokes of three classes, the
+preview, a correction, objects, *Improve* with its curves, the model replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import napari
+import numpy as np
+from napari.utils.notifications import notification_manager
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QApplication, QTableWidget
+
+IMAGES = Path(__file__).resolve().parent / "images"
+SIZE = (1480, 940)
+PLUGIN = "napari-dinoscope"
+#: Strokes on the sample *ihc*: class row, then corners as row and column.
+STROKES = (
+    (1, ((297, 85), (310, 100), (318, 120))),
+    (1, ((70, 325), (78, 338), (90, 342))),
+    (2, ((190, 290), (205, 300), (215, 315))),
+    (0, ((250, 20), (262, 45), (258, 70))),
+)
+CORRECTION = (0, ((120, 210), (135, 228), (150, 236)))
+
+
+def wait(seconds: float = 0.3) -> None:
+    """Let the window work for a while."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        QApplication.processEvents()
+        time.sleep(0.01)
+
+
+def until(ready: Callable[[], Any], what: str, timeout_s: float = 900) -> None:
+    """Let the window work until something is true."""
+    end = time.monotonic() + timeout_s
+    while not ready():
+        if time.monotonic() > end:
+            raise TimeoutError(f"waited {timeout_s} s for {what}")
+        QApplication.processEvents()
+        time.sleep(0.005)
+
+
+class Hand:
+    """The user's hand on the canvas.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Whose canvas.
+    layer : Layer
+        Whose pixels positions are given in.
+    """
+
+    def __init__(self, viewer: napari.Viewer, layer: Any) -> None:
+        self._viewer, self._layer = viewer, layer
+        self.canvas = viewer.window._qt_viewer.canvas.native
+
+    def at(self, row: float, column: float) -> QPoint:
+        """Where a pixel of the layer is on the canvas."""
+        world = np.asarray(self._layer.data_to_world((row, column)))
+        camera = self._viewer.scene.camera
+        off = (world - np.asarray(camera.center[-2:])) * camera.zoom
+        ratio = self.canvas.devicePixelRatioF()
+        height, width = self.canvas.height(), self.canvas.width()
+        return QPoint(round(width / 2 + off[1] / ratio), round(height / 2 + off[0] / ratio))
+
+    def stroke(self, corners: Sequence[tuple[float, float]], *, steps: int = 8) -> list[float]:
+        """Press, move along the corners, release; returns seconds from each move to its repaint."""
+        seconds = []
+        QTest.mouseMove(self.canvas, self.at(*corners[0]))
+        QApplication.processEvents()
+        QTest.mousePress(self.canvas, Qt.MouseButton.LeftButton, pos=self.at(*corners[0]))
+        for start, stop in zip(corners, corners[1:], strict=False):
+            for part in np.linspace(0, 1, steps):
+                point = self.at(*(np.asarray(start) * (1 - part) + np.asarray(stop) * part))
+                clock = time.perf_counter()
+                QTest.mouseMove(self.canvas, point)
+                QApplication.processEvents()
+                seconds.append(time.perf_counter() - clock)
+        QTest.mouseRelease(self.canvas, Qt.MouseButton.LeftButton, pos=self.at(*corners[-1]))
+        return seconds
+
+    def key(self, key: Any, modifier: Any = Qt.KeyboardModifier.NoModifier) -> None:
+        """Press a key over the canvas."""
+        QTest.keyClick(self.canvas, key, modifier)
+        QApplication.processEvents()
+
+
+def type_name(table: QTableWidget, row: int, name: str) -> None:
+    """Rename a class as the user does: double click, type, Enter."""
+    item = table.item(row, 2)
+    table.editItem(item)
+    editor = table.focusWidget()
+    QTest.keyClicks(editor, name)
+    QTest.keyClick(editor, Qt.Key.Key_Return)
+    wait(0.1)
+
+
+def press(button: Any) -> None:
+    """Click a button where it is."""
+    QTest.mouseClick(button, Qt.MouseButton.LeftButton)
+
+
+class Walk:
+    """The window, the panel, and the number of the picture."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.number = 0
+        self.viewer = napari.Viewer(show=True)
+        self.viewer.window.resize(*SIZE)
+
+    def picture(self, name: str) -> None:
+        """Write what is on the screen."""
+        wait(0.6)
+        self.number += 1
+        path = self.folder / f"annotate_{self.number}_{name}.png"
+        self.viewer.screenshot(str(path), canvas_only=False)
+        print(f"wrote {path.name}", flush=True)
+
+    def go(self, minutes: float) -> None:
+        """All steps."""
+        viewer = self.viewer
+        viewer.open_sample(PLUGIN, "ihc")
+        layer = viewer.layers["ihc"]
+        _, panel = viewer.window.add_plugin_dock_widget(PLUGIN, "Annotate")
+        until(lambda: panel.controller.models, "the models")
+        wait(1)
+        viewer.fit_to_view()
+        self.picture("open")
+
+        press(panel.runbar.run)
+        until(lambda: panel.begun, "the scribble layer")
+        press(panel.classes.add)
+        wait(0.2)
+        type_name(panel.classes.table, 1, "positive cells")
+        type_name(panel.classes.table, 2, "negative nuclei")
+        hand = Hand(viewer, layer)
+        panel.brush.setValue(5)
+        for row, corners in STROKES:
+            hand.key(getattr(Qt.Key, f"Key_{row + 1}"))
+            hand.stroke(corners)
+            wait(0.3)
+        session = panel.annotator.session
+        until(lambda: panel.image.preview is not None and session.idle, "the preview")
+        self.picture("preview")
+
+        row, corners = CORRECTION
+        hand.key(getattr(Qt.Key, f"Key_{row + 1}"))
+        hand.stroke(corners)
+        wait(0.5)
+        until(lambda: session.idle, "the corrected preview")
+        panel.preview.uncertainty.click()
+        wait(0.3)
+        until(lambda: session.idle and panel.image.uncertainty is not None, "uncertainty")
+        self.picture("corrected")
+        panel.preview.uncertainty.click()
+
+        panel.objects_fold.open()
+        wait(0.2)
+        press(panel.objects_part.split)
+        until(lambda: panel.image.layer("objects") is not None, "objects")
+        panel.image.preview.visible = False
+        panel.scroll.ensureWidgetVisible(panel.objects_part)
+        self.picture("objects")
+        panel.image.preview.visible = True
+        panel.image.layer("objects").visible = False
+        viewer.layers.selection.active = panel.image.scribbles
+        panel.objects_fold.button.click()
+
+        panel.improve.minutes.value = minutes
+        until(lambda: "Will train" in panel.improve.plan.text(), "the plan", 120)
+        panel.scroll.ensureWidgetVisible(panel.improve)
+        press(panel.runbar.run)
+        until(lambda: len(panel.improve.curve.loss) > 12, "the curves")
+        hand.key(Qt.Key.Key_2)
+        hand.stroke(((330, 180), (340, 200)))
+        wait(0.5)
+        panel.scroll.ensureWidgetVisible(panel.improve)
+        self.picture("improving")
+        until(lambda: not panel.runs.busy, "the end of the round")
+        if panel.runbar.status.property("tone") == "error":
+            raise RuntimeError(panel.runbar.status.text())
+        wait(1)
+        until(lambda: session.idle, "the preview of the new model")
+        panel.scroll.ensureWidgetVisible(panel.improve)
+        self.picture("improved")
+        print(panel.improve.result.text())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=2.0, help="of training")
+    parser.add_argument("--to", type=Path, default=IMAGES, help="folder for the pictures")
+    told = parser.parse_args()
+    told.to.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.setdefault("DINOSCOPE_PROJECTS", folder)
+        walk = Walk(told.to)
+        with notification_manager:
+            walk.go(told.minutes)
+        walk.viewer.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
