@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ class Hand:
         QTest.mouseMove(self.canvas, self.at(*corners[0]))
         QApplication.processEvents()
         QTest.mousePress(self.canvas, Qt.MouseButton.LeftButton, pos=self.at(*corners[0]))
-        for start, stop in zip(corners, corners[1:], strict=False):
+        for start, stop in pairwise(corners):
             for part in np.linspace(0, 1, steps):
                 point = self.at(*(np.asarray(start) * (1 - part) + np.asarray(stop) * part))
                 clock = time.perf_counter()
@@ -150,8 +151,8 @@ class Walk:
         until(lambda: panel.begun, "the scribble layer")
         press(panel.classes.add)
         wait(0.2)
-        type_name(panel.classes.table, 1, "positive cells")
-        type_name(panel.classes.table, 2, "negative nuclei")
+        type_name(panel.classes.table, 2, "nuclei")
+        type_name(panel.classes.table, 1, "stained")
         hand = Hand(viewer, layer)
         panel.brush.setValue(5)
         for row, corners in STROKES:

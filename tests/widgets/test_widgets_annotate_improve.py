@@ -11,10 +11,15 @@ from napari.components import ViewerModel
 from tests.widgets.annotating import HEIGHT, WIDTH, halves, right, two_strokes
 from tests.widgets.fake_annotator import FakeAnnotator
 
+from dinoscope import config
 from dinoscope.errors import TrainingError
 from dinoscope.project.rounds import MODEL, ROUNDS, begin_round, use_round, write_round
 from dinoscope.widgets import _improve
 from dinoscope.widgets.annotate import AnnotatePanel
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(config, "ImproveOptions"), reason="the worker cannot improve models yet"
+)
 
 
 @pytest.fixture

@@ -85,10 +85,9 @@ class AnnotatedImage:
         if role == "uncertainty":
             layer: Any = Image(
                 array,
-                colormap="magma",
+                colormap=_doubt_colours(),
                 contrast_limits=(0, 255),
-                blending="additive",
-                opacity=0.6,
+                opacity=0.8,
                 rgb=False,
                 **common,
             )
@@ -137,7 +136,7 @@ class AnnotatedImage:
     def _place_in_pile(self, role: str) -> int:
         """Above the image, the scribbles on top of the preview, that on top of uncertainty."""
         layers = self._viewer.layers
-        for above in ROLES[: ROLES.index(role)]:
+        for above in reversed(ROLES[: ROLES.index(role)]):
             other = self.layer(above)
             if other is not None:
                 return int(layers.index(other))
@@ -222,6 +221,13 @@ class AnnotatedImage:
         plane = np.zeros((height, width), np.uint8)
         plane[rows, columns] = codes
         layer.data[self._key(index)] = self.placement.oriented(plane)
+
+
+def _doubt_colours() -> Any:
+    """Transparent where the classifier is sure: seen on dark and on bright images alike."""
+    from napari.utils.colormaps import Colormap
+
+    return Colormap([[1.0, 0.0, 0.7, 0.0], [1.0, 0.0, 0.7, 0.9]], name="doubt")
 
 
 def _colour(layer: Any, role: str, classes: ClassList) -> None:

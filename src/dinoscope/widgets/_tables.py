@@ -80,8 +80,8 @@ def suggested_name(source_path: str | None, name: str, what: str) -> str:
 
 
 def _says_nothing(values: np.ndarray) -> bool:
-    """Whether a column is empty in every row (no plane, no object)."""
-    return bool(np.isin(np.asarray(values).astype(str), ("", "0")).all())
+    """Whether a column is empty in every row (no plane, no object, no pixel size)."""
+    return bool(np.isin(np.asarray(values).astype(str), ("", "0", "nan")).all())
 
 
 def _text(value: Any) -> str:

@@ -61,6 +61,7 @@ class AnnotatePanel(Panel):
         self.objects = Objects(self.viewer, self.annotator, self)
         self.areas = Areas(self.viewer, self.annotator, self)
         self.improver = Improver(self.annotator, self)
+        self._hinting = False
         #: napari has two ways to open a panel; the strokes belong to the first one only.
         self.is_second = len(self.controller.panels(AnnotatePanel)) > 1
         self._build()
@@ -237,6 +238,7 @@ class AnnotatePanel(Panel):
         except DinoscopeError as error:
             self._complain(str(error))
             return
+        self._hinting = True
         self.runbar.say("Paint a few strokes of each class: keys 1–9 choose the class.")
         self._follow_layer()
         self._offer()
@@ -307,7 +309,11 @@ class AnnotatePanel(Panel):
     def _on_strokes(self) -> None:
         self.classes.show_counts(self.annotator.keeper.book.counts())
         self._offer()
-        if self.annotator.classes_painted == 1:
+        if self.annotator.classes_painted > 1 and self._hinting:
+            self._hinting = False
+            self.runbar.say("")
+        elif self.annotator.classes_painted == 1:
+            self._hinting = True
             self.runbar.say("Now paint another class (background counts): then the preview begins.")
 
     def _on_layer_gone(self, image: AnnotatedImage, role: str) -> None:
