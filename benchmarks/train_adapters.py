@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.cells import Cells, CellSettings, adapt, classifier, describe, pretrain
 from benchmarks.train_embedded import CLASSIFIED, single_cells
-from dinoscope.models.checkpoint import save_model
+from dinoscope.models.checkpoint import load_model, save_model
 from dinoscope.models.device import import_torch
 
 torch = import_torch()
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="folder")
     parser.add_argument("--base", default="embedded", help="model whose backbone is used")
+    parser.add_argument("--start", type=Path, help="classifier whose head is gone on from")
     parser.add_argument("--pixel-minutes", type=float, default=10, help="of the pixel branch alone")
     parser.add_argument("--minutes", type=float, default=10, help="of LoRA with the head")
     parser.add_argument("--rank", type=int, default=8)
@@ -66,7 +67,11 @@ def main() -> None:
         rank=args.rank,
     )
     model = classifier(args.base, cells)
-    pretrain(model, cells, settings)
+    if args.start:
+        earlier = load_model(args.start, device="cpu").heads["classification"]
+        model.heads["classification"].load_state_dict(earlier.state_dict())
+    if args.pixel_minutes:
+        pretrain(model, cells, settings)
     later = replace(settings, seconds=60 * args.minutes, learning_rate=args.learning_rate / 2)
     adapt(model, cells, later)
     describe(model, every, folder, f"embedded-{args.name}", description, data)
