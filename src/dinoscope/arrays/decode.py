@@ -161,8 +161,9 @@ def _check(maps: np.ndarray) -> None:
 def _grow(maps: np.ndarray) -> np.ndarray:
     from scipy.ndimage import gaussian_filter
 
-    product = maps[1].astype(np.float32) * maps[2] * np.float32(1 / 255**2)
-    height = gaussian_filter(product, _smoothing(maps), truncate=3)
+    height = np.multiply(maps[1], maps[2], dtype=np.float32)
+    height *= np.float32(1 / 255**2)
+    gaussian_filter(height, _smoothing(maps), truncate=3, output=height)
     return hills(height, maps[0] >= _FLOOR, valley_ratio=_VALLEY_RATIO, valley_depth=_VALLEY_DEPTH)
 
 
@@ -180,7 +181,7 @@ def _smoothing(maps: np.ndarray) -> float:
 
 
 def _largest_pieces(ids: np.ndarray) -> np.ndarray:
-    """Keep the largest connected piece of each id and number the pieces from 1, (Y, X) int64."""
+    """Keep the largest connected piece of each id and number the pieces from 1, (Y, X) int32."""
     from skimage.measure import label
 
     pieces = label(ids, connectivity=2)
@@ -192,4 +193,4 @@ def _largest_pieces(ids: np.ndarray) -> np.ndarray:
     keep = np.zeros(area.size, bool)
     keep[order[first]] = True
     keep[0] = False
-    return np.asarray((np.cumsum(keep) * keep)[pieces])
+    return np.asarray((np.cumsum(keep, dtype=np.int32) * keep)[pieces])

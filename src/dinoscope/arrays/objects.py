@@ -12,6 +12,10 @@ from dinoscope.types import Table
 
 #: Columns that are taken as how sure a model is of an object, most wanted first.
 SCORE_COLUMNS = ("score", "confidence", "probability")
+#: Rows that are measured together: memory beside the image's own stays small.
+_ROWS = 256
+#: Ids up to this are looked up in a table.
+_TABLE = 1_000_000
 
 
 def object_table(
@@ -72,11 +76,28 @@ def object_table(
         raise InputError(
             f"index {index} does not fit plane axes {plane_axes!r}", expected="one number for each"
         )
-    place = np.flatnonzero(ids)
-    labels, row = np.unique(ids.ravel()[place], return_inverse=True)
+    labels = _labels(ids)
     count = labels.size
-    area = np.bincount(row, minlength=count)
-    y, x = np.divmod(place, ids.shape[1])
+    rank = _Rank(labels)
+    area = np.zeros(count, np.int64)
+    names = ["centroid_y", "centroid_x"]
+    names += [f"mean_intensity_{c}" for c in range(0 if image is None else len(image))]
+    names += [] if foreground is None else ["confidence"]
+    sums = {name: (np.zeros(count, np.int64), np.zeros(count)) for name in names}
+    for top in range(0, ids.shape[0], _ROWS):
+        band = slice(top, top + _ROWS)
+        flat = ids[band].ravel()
+        place = np.flatnonzero(flat)
+        row = rank(flat[place])
+        area += np.bincount(row, minlength=count)
+        y, x = np.divmod(place, ids.shape[1])
+        values = {"centroid_y": y + top, "centroid_x": x}
+        for channel, plane in enumerate(() if image is None else image):
+            values[f"mean_intensity_{channel}"] = plane[band].ravel()[place]
+        if foreground is not None:
+            values["confidence"] = foreground[band].ravel()[place]
+        for name, found in values.items():
+            _add(sums[name], row, found)
 
     size = pixel_size_um or {}
     pixel_um2 = size["Y"] * size["X"] if "Y" in size and "X" in size else np.nan
@@ -90,22 +111,55 @@ def object_table(
         "area_um2": area * pixel_um2,
         "diameter_px": 2 * np.sqrt(area / np.pi),
         "diameter_um": 2 * np.sqrt(area * pixel_um2 / np.pi),
-        "centroid_y": _mean(row, y, count) + origin[0],
-        "centroid_x": _mean(row, x, count) + origin[1],
+        "centroid_y": _mean(*sums["centroid_y"]) + origin[0],
+        "centroid_x": _mean(*sums["centroid_x"]) + origin[1],
     }
-    for channel, plane in enumerate(() if image is None else image):
-        table[f"mean_intensity_{channel}"] = _mean(row, plane.ravel()[place], count)
+    table |= {n: _mean(*sums[n]) for n in names if n.startswith("mean_intensity_")}
     if foreground is not None:
-        table["confidence"] = _mean(row, foreground.ravel()[place], count) / 255
+        table["confidence"] = _mean(*sums["confidence"]) / 255
     return table
 
 
-def _mean(row: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
-    """Mean of `values` by `row`, float64, over the finite ones; NaN where there is none."""
+class _Rank:
+    """The place of ids among the sorted `labels`."""
+
+    def __init__(self, labels: np.ndarray) -> None:
+        self.labels = labels
+        self.table: np.ndarray | None = None
+        if labels.size and labels[-1] < _TABLE:
+            self.table = np.zeros(int(labels[-1]) + 1, np.intp)
+            self.table[labels] = np.arange(labels.size)
+
+    def __call__(self, ids: np.ndarray) -> np.ndarray:
+        if self.table is not None:
+            return np.asarray(self.table[ids])
+        return np.searchsorted(self.labels, ids)
+
+
+def _labels(ids: np.ndarray) -> np.ndarray:
+    """The ids that occur, but 0, in order."""
+    highest = int(ids.max(initial=0))
+    if highest >= _TABLE:
+        found = np.unique(ids)
+        return found[found > 0]
+    there = np.zeros(highest + 1, bool)
+    for top in range(0, ids.shape[0], _ROWS):
+        there[ids[top : top + _ROWS]] = True
+    there[0] = False
+    return np.flatnonzero(there)
+
+
+def _add(sums: tuple[np.ndarray, np.ndarray], row: np.ndarray, values: np.ndarray) -> None:
+    """Add to the numbers and totals of each row the values that are finite."""
+    number, total = sums
     values = values.astype(np.float64)
     finite = np.isfinite(values)
     if not finite.all():
         row, values = row[finite], values[finite]
-    number = np.bincount(row, minlength=count)
-    total = np.bincount(row, values, minlength=count)
+    number += np.bincount(row, minlength=number.size)
+    total += np.bincount(row, values, minlength=number.size)
+
+
+def _mean(number: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Mean, float64; NaN where there was nothing."""
     return np.where(number > 0, total / np.maximum(number, 1), np.nan)

@@ -10,6 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
+#: Rows, and pixels, that are looked at together: what they take stays in the processor's cache,
+#: and beside the image's own size nothing is held of it in large numbers.
+_ROWS, _PIXELS = 64, 1 << 20
+
 
 def hills(
     height: np.ndarray, mask: np.ndarray, *, valley_ratio: float, valley_depth: float
@@ -49,38 +53,52 @@ def _climb(height: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray
     rows, columns = height.shape
     width = columns + 2
     padded = np.full((rows + 2, width), -1, np.float32)
-    padded[1:-1, 1:-1] = np.where(mask, height, -1)
-    flat = padded.ravel()
-    place = np.flatnonzero(flat >= 0)
-    hill = np.zeros(flat.size, np.int32)
-    if place.size == 0:
-        return hill.reshape(-1, width)[1:-1, 1:-1].copy(), np.zeros(1, np.float32)
-
-    best = np.full(place.size, -1, np.float32)
-    towards = place.copy()
-    # In order of position, with >=: of equal neighbours the last wins, so a plateau has no cycles.
-    around = (-width - 1, -width, -width + 1, -1, 0, 1, width - 1, width, width + 1)
-    for offset in around:
-        there = place + offset
-        candidate = flat[there]
-        higher = candidate >= best
-        best = np.where(higher, candidate, best)
-        towards = np.where(higher, there, towards)
-
-    rank = np.zeros(flat.size, np.int32)
-    rank[place] = np.arange(place.size, dtype=np.int32)
-    goal = rank[towards]
-    while True:  # each round doubles how far a pixel looks ahead
-        further = goal[goal]
-        if np.array_equal(further, goal):
-            break
-        goal = further
-    tops = np.flatnonzero(goal == np.arange(goal.size))
-    number = np.zeros(goal.size, np.int32)
+    np.copyto(padded[1:-1, 1:-1], height, where=mask)
+    # Pixels of the mask are numbered in reading order; the border belongs to none.
+    rank = np.full(padded.shape, -1, np.int32)
+    count = int(np.count_nonzero(mask))
+    rank[1:-1, 1:-1][mask] = np.arange(count, dtype=np.int32)
+    goal = np.empty(count, np.int32)
+    done = 0
+    for y in range(0, rows, _ROWS):
+        part = slice(done, done + int(np.count_nonzero(mask[y : y + _ROWS])))
+        steps = _steepest(padded[y : y + _ROWS + 2], width)
+        inside = np.flatnonzero(mask[y : y + _ROWS])
+        place = (inside // columns + y + 1) * width + inside % columns + 1
+        goal[part] = rank.ravel()[place + steps.ravel()[inside]]
+        done = part.stop
+    moved = True
+    while moved:  # each round at least doubles how far a pixel looks ahead
+        moved = False
+        for begin in range(0, count, _PIXELS):
+            part = slice(begin, begin + _PIXELS)
+            further = goal[goal[part]]
+            moved = moved or not np.array_equal(further, goal[part])
+            goal[part] = further
+    tops = np.flatnonzero(goal == np.arange(count, dtype=np.int32))
+    number = np.zeros(count, np.int32)
     number[tops] = np.arange(1, tops.size + 1, dtype=np.int32)
-    hill[place] = number[goal]
-    summits = np.concatenate([np.zeros(1, np.float32), flat[place[tops]]])
-    return hill.reshape(-1, width)[1:-1, 1:-1].copy(), summits
+    hill = np.zeros(mask.shape, np.int32)
+    hill[mask] = number[goal]
+    return hill, np.concatenate([np.zeros(1, np.float32), height[mask][tops]])
+
+
+def _steepest(block: np.ndarray, width: int) -> np.ndarray:
+    """How far the highest of each pixel's neighbours is in a flat image `width` wide, int32.
+
+    `block` has a rim of one pixel, which the result lacks.
+    """
+    high, wide = block.shape[0] - 2, block.shape[1] - 2
+    best = np.full((high, wide), -1, np.float32)
+    steps = np.zeros((high, wide), np.int32)
+    # In order of position, with >=: of equal neighbours the last wins, so a plateau has no cycles.
+    for y in range(3):
+        for x in range(3):
+            candidate = block[y : y + high, x : x + wide]
+            higher = candidate >= best
+            np.copyto(best, candidate, where=higher)
+            np.copyto(steps, np.int32((y - 1) * width + x - 1), where=higher)
+    return steps
 
 
 def _passes(

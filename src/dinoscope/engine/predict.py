@@ -48,6 +48,8 @@ Index = tuple[int, ...]
 #: has only begun, more where the process may end soon.
 PATIENCE_S = 6.0
 PATIENCE_IN_WINDOW_S = 1.0
+#: Rows of maps that are rounded together.
+_ROWS = 256
 
 
 def predict(
@@ -267,7 +269,9 @@ class _Run:
             arrays["pca"] = self._coloured(tokens)
         ids: np.ndarray | None = None
         if "instance" in native:
-            quantized = np.rint(native["instance"][:3] * 255).clip(0, 255).astype(np.uint8)
+            quantized = quantize(native["instance"][:3])
+            # The largest arrays there are: their memory is wanted for what comes.
+            del native["instance"], maps["instance"]
             if self.options.keep_maps:
                 kept["instance"] = quantized
             ids = decode_instances(quantized, self.options.instance)
@@ -400,6 +404,15 @@ class _Run:
             np.arange(1, len(probabilities) + 1) if ids is not None else table["object"]
         )
         return table
+
+
+def quantize(maps: np.ndarray) -> np.ndarray:
+    """Maps ``(K, Y, X)`` in [0, 1] as uint8, 0 to 255, a few rows at a time."""
+    found = np.empty(maps.shape, np.uint8)
+    for y in range(0, maps.shape[1], _ROWS):
+        part = maps[:, y : y + _ROWS] * np.float32(255)
+        found[:, y : y + _ROWS] = np.rint(part, out=part).clip(0, 255, out=part)
+    return found
 
 
 def measure(
