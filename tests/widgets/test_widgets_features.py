@@ -183,7 +183,10 @@ def test_several_images_share_a_run(viewer: Any, open_panel: Any, fake: Any, qtb
     panel = open_panel()
     panel.source.combo.layer = viewer.layers["first"]
     panel.others.list.item(0).setCheckState(panel.others.list.item(0).checkState().Checked)
+    assert panel.others.isHidden(), "the list stays in its fold"
+    assert not panel.others_fold.isHidden()
     run(panel, qtbot, "colours")
+    assert [panel.others.list.item(0).text(), panel.others.list.count()] == ["second", 1]
     assert {"first · PCA", "second · PCA"} <= {layer.name for layer in viewer.layers}
     assert len(fake.last("pca").payload["sets"]) == 2
     run(panel, qtbot, "plot")
@@ -683,8 +686,8 @@ def test_numbers_say_whether_tuning_helped(panel: Any, qtbot: Any) -> None:
     assert "Tuning helps here: 70 → 90 % right" in text
     table = panel.numbers.view.table.table
     assert list(table["class"]) == ["a", "b", "all"]
-    assert table["accuracy original"][-1] == pytest.approx(0.7)
-    assert table["accuracy LoRA-tuned"][-1] == pytest.approx(0.9)
+    assert table["accuracy\noriginal"][-1] == pytest.approx(0.7)
+    assert table["accuracy\ntuned"][-1] == pytest.approx(0.9)
 
 
 # -- the rest ------------------------------------------------------------------------------------

@@ -124,6 +124,8 @@ class OtherImages(QWidget):
     """Further image layers that are looked at together with the chosen one."""
 
     changed = Signal()
+    #: Whether there is any image to offer.
+    offered = Signal(bool)
 
     def __init__(self, viewer: Viewer) -> None:
         super().__init__()
@@ -182,7 +184,7 @@ class OtherImages(QWidget):
                 self.list.addItem(item)
         rows = min(max(len(self._listed), 1), 4)
         self.list.setFixedHeight(rows * max(self.list.sizeHintForRow(0), 18) + 8)
-        self.setVisible(bool(self._listed))
+        self.offered.emit(bool(self._listed))
 
     def _on_item(self, item: Any) -> None:
         self.changed.emit()

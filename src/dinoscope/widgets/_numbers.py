@@ -121,17 +121,19 @@ class NumbersView(QWidget):
 
 
 def joined(results: list[dict[str, Any]]) -> Table:
-    """One table: a row for each class and one for all, columns for each model."""
+    """One table: a row for each class and one for all, the models side by side."""
     first = results[0]["table"]
     table: Table = {
         "class": np.array([*map(str, first["class"]), "all"], dtype=object),
         "n": np.array([*first["n"], int(np.sum(first["n"]))]),
     }
-    for result in results:
-        suffix = f" {result['variant']}" if len(results) > 1 else ""
-        for name in ("accuracy", "silhouette"):
+    for name in ("accuracy", "silhouette"):
+        for result in results:
+            # Two short lines: four columns find room beside each other.
+            model = str(result["variant"]).removeprefix("LoRA-")
+            title = f"{name}\n{model}" if len(results) > 1 else name
             values = np.asarray(result["table"][name], float)
-            table[f"{name}{suffix}"] = np.array([*values, float(result[name])])
+            table[title] = np.array([*values, float(result[name])]).round(3)
     return table
 
 

@@ -420,6 +420,8 @@ class ResultSet:
             f" [{self.group}]" if self.group else ""
         )
         common = {"name": name, **self.placement.kwargs, **kind.style}
+        # Known as a result from the first moment on, so that no list offers it as an image.
+        common["metadata"] = {METADATA: self._provenance(task, partial=True)}
         if task in ("pca", "depth") and self._labelled:
             common["visible"] = False
         if kind.layer == "labels":

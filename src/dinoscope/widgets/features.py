@@ -124,6 +124,7 @@ class FeaturesPanel(Panel):
 
     def _connect(self) -> None:
         self.source.changed.connect(self._on_source)
+        self.others.offered.connect(self.others_fold.setVisible)
         self.colours.changed.connect(self._on_colours)
         self.modes.changed.connect(self._on_mode)
         self.runbar.run_clicked.connect(self.run)
@@ -420,7 +421,6 @@ class FeaturesPanel(Panel):
 
     def _on_source(self) -> None:
         self.others.leave_out(self.source.layer)
-        self.others_fold.setVisible(bool(self.others._listed))
         try:
             source = self.source.source()
         except DinoscopeError:
