@@ -361,7 +361,10 @@ def teach(viewer: napari.Viewer, image: Any, truth: Any, folder: str, minutes: f
 
 
 def before_and_after(
-    name: str, lesson: tuple[np.ndarray, np.ndarray], exam: tuple[np.ndarray, np.ndarray]
+    name: str,
+    lesson: tuple[np.ndarray, np.ndarray],
+    exam: tuple[np.ndarray, np.ndarray],
+    minutes: float = 3,
 ) -> None:
     """Teach the embedded model an image and its objects; Evaluate and Features on another one."""
     viewer = napari.Viewer(show=True)
@@ -382,7 +385,7 @@ def before_and_after(
             ids = np.array(viewer.layers[f"{name} · instances"].data)
             made[when] = viewer.add_labels(ids, name=when, visible=False)
             if when == "before":
-                teach(viewer, teacher, taught, folder, 3)
+                teach(viewer, teacher, taught, folder, minutes)
                 until(lambda: predict.model.label == "tuned", "the tuned model")
         viewer.layers.remove(f"{name} · instances")
         _, panel = viewer.window.add_plugin_dock_widget(PLUGIN, "Evaluate")
@@ -400,6 +403,7 @@ def before_and_after(
         inside = viewer.add_labels((exam[1] > 0).astype("uint8") + 1, name="inside", visible=False)
         panel.source.combo.layer = viewer.layers.selection.active = image
         panel.tokens.adapter.key = "both"
+        panel.tokens.controls["zoom"].value = 2.0
         look(panel, "colours")
         look(panel, "plot")
         key = f"labels:{inside.unique_id}"
@@ -436,7 +440,7 @@ def shot_cell_lora() -> None:
     turned = np.rot90(pixels, 2).astype(float) * 0.7
     turned += np.random.default_rng(0).normal(0, 3, turned.shape)
     exam = turned.clip(0, 255).astype(np.uint8), np.rot90(truth, 2).copy()
-    before_and_after("cell", (pixels, truth), exam)
+    before_and_after("cell", (pixels, truth), exam, minutes=1)
 
 
 def main(names: list[str]) -> None:

@@ -47,6 +47,8 @@ class Comparison:
         test = self.tests[name]
         shown = "accuracy" if name == "right" else name
         if test.n == 1:
+            if not test.difference:
+                return f"{shown} is the same in the one image that there is."
             return (
                 f"{shown} differs by {test.difference:+.4g} in one image, which says nothing about "
                 "how much others would differ."
