@@ -28,14 +28,14 @@ viewer.layers.selection.active = viewer.layers["stack"]
 QApplication.processEvents()
 seconds = {}
 docks = []
-for name in ("Predict", "Fine-tune", "Features"):
+for name in ("Predict", "Annotate", "Fine-tune", "Features"):
     start = time.perf_counter()
     docks.append(viewer.window.add_plugin_dock_widget("napari-dinoscope", name))
     seconds[name] = time.perf_counter() - start
 again = {}
 for dock, panel in docks:
     viewer.window.remove_dock_widget(dock)
-for name in ("Predict", "Fine-tune", "Features"):
+for name in ("Predict", "Annotate", "Fine-tune", "Features"):
     start = time.perf_counter()
     viewer.window.add_plugin_dock_widget("napari-dinoscope", name)
     again[name] = time.perf_counter() - start
@@ -70,7 +70,7 @@ def test_the_window_s_process_imports_no_torch(opened: dict[str, Any]) -> None:
     assert opened["heavy"] == []
 
 
-@pytest.mark.parametrize("panel", ["Predict", "Fine-tune", "Features"])
+@pytest.mark.parametrize("panel", ["Predict", "Annotate", "Fine-tune", "Features"])
 def test_panels_open_quickly(opened: dict[str, Any], panel: str) -> None:
     # The bar is 0.3 s on a quiet machine; test machines are not quiet.
     assert min(opened["seconds"][panel], opened["again"][panel]) < 1.5
