@@ -15,29 +15,34 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import napari
-import numpy as np
 from napari.utils.notifications import notification_manager
-from qtpy.QtCore import QPoint, Qt
+from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QTableWidget
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.hand import Hand
 
 IMAGES = Path(__file__).resolve().parent / "images"
 SIZE = (1480, 940)
 PLUGIN = "napari-dinoscope"
 #: Strokes on the sample *ihc*: class row, then corners as row and column.
 STROKES = (
-    (1, ((297, 85), (310, 100), (318, 120))),
-    (1, ((70, 325), (78, 338), (90, 342))),
-    (2, ((190, 290), (205, 300), (215, 315))),
-    (0, ((250, 20), (262, 45), (258, 70))),
+    (1, ((100, 100), (120, 110), (140, 115))),
+    (1, ((60, 400), (85, 420), (110, 415))),
+    (2, ((268, 236), (278, 243))),
+    (2, ((306, 440), (326, 435))),
+    (0, ((290, 190), (315, 175), (340, 165))),
+    (0, ((360, 18), (380, 40))),
 )
-CORRECTION = (0, ((120, 210), (135, 228), (150, 236)))
+#: The lumen of a gland.
+CORRECTION = (0, ((112, 328), (135, 342), (155, 352)))
 
 
 def wait(seconds: float = 0.3) -> None:
@@ -56,52 +61,6 @@ def until(ready: Callable[[], Any], what: str, timeout_s: float = 900) -> None:
             raise TimeoutError(f"waited {timeout_s} s for {what}")
         QApplication.processEvents()
         time.sleep(0.005)
-
-
-class Hand:
-    """The user's hand on the canvas.
-
-    Parameters
-    ----------
-    viewer : napari.Viewer
-        Whose canvas.
-    layer : Layer
-        Whose pixels positions are given in.
-    """
-
-    def __init__(self, viewer: napari.Viewer, layer: Any) -> None:
-        self._viewer, self._layer = viewer, layer
-        self.canvas = viewer.window._qt_viewer.canvas.native
-
-    def at(self, row: float, column: float) -> QPoint:
-        """Where a pixel of the layer is on the canvas."""
-        world = np.asarray(self._layer.data_to_world((row, column)))
-        camera = self._viewer.scene.camera
-        off = (world - np.asarray(camera.center[-2:])) * camera.zoom
-        ratio = self.canvas.devicePixelRatioF()
-        height, width = self.canvas.height(), self.canvas.width()
-        return QPoint(round(width / 2 + off[1] / ratio), round(height / 2 + off[0] / ratio))
-
-    def stroke(self, corners: Sequence[tuple[float, float]], *, steps: int = 8) -> list[float]:
-        """Press, move along the corners, release; returns seconds from each move to its repaint."""
-        seconds = []
-        QTest.mouseMove(self.canvas, self.at(*corners[0]))
-        QApplication.processEvents()
-        QTest.mousePress(self.canvas, Qt.MouseButton.LeftButton, pos=self.at(*corners[0]))
-        for start, stop in pairwise(corners):
-            for part in np.linspace(0, 1, steps):
-                point = self.at(*(np.asarray(start) * (1 - part) + np.asarray(stop) * part))
-                clock = time.perf_counter()
-                QTest.mouseMove(self.canvas, point)
-                QApplication.processEvents()
-                seconds.append(time.perf_counter() - clock)
-        QTest.mouseRelease(self.canvas, Qt.MouseButton.LeftButton, pos=self.at(*corners[-1]))
-        return seconds
-
-    def key(self, key: Any, modifier: Any = Qt.KeyboardModifier.NoModifier) -> None:
-        """Press a key over the canvas."""
-        QTest.keyClick(self.canvas, key, modifier)
-        QApplication.processEvents()
 
 
 def type_name(table: QTableWidget, row: int, name: str) -> None:
@@ -158,7 +117,7 @@ class Walk:
         for row, corners in STROKES:
             hand.key(getattr(Qt.Key, f"Key_{row + 1}"))
             hand.stroke(corners)
-            wait(0.3)
+            wait(0.2)
         session = panel.annotator.session
         until(lambda: panel.image.preview is not None and session.idle, "the preview")
         self.picture("preview")
@@ -192,7 +151,7 @@ class Walk:
         press(panel.runbar.run)
         until(lambda: len(panel.improve.curve.loss) > 12, "the curves")
         hand.key(Qt.Key.Key_2)
-        hand.stroke(((330, 180), (340, 200)))
+        hand.stroke(((180, 420), (200, 425)))
         wait(0.5)
         panel.scroll.ensureWidgetVisible(panel.improve)
         self.picture("improving")

@@ -67,7 +67,8 @@ class Annotator(QObject):
         self.show_preview = True
         self.want: tuple[str, ...] = ("labels",)
         self._generation = 0
-        self._version = 0
+        #: Counts changes of strokes.
+        self.version = 0
         self._fresh: dict[Any, Any] = {}
         #: Planes that have a preview, by image.
         self.previewed: set[tuple[str, tuple[int, ...]]] = set()
@@ -245,14 +246,14 @@ class Annotator(QObject):
 
     def _on_told(self, event: str, data: Any) -> None:
         if event == "changed":
-            self._version += 1
+            self.version += 1
             self.strokes_changed.emit()
             image = self.images.get(data["key"])
             if image is not None:
                 self._followers[image.key].painted.add(data["index"])
                 self._ask(image, self._followers[image.key].index())
         elif event == "recoded":
-            self._version += 1
+            self.version += 1
             self.strokes_changed.emit()
             self.refresh()
 
@@ -262,6 +263,18 @@ class Annotator(QObject):
     def classes_painted(self) -> int:
         """How many classes have strokes."""
         return int(np.count_nonzero(self.keeper.book.counts()[1:]))
+
+    def is_fresh(self) -> bool:
+        """Whether the preview of what is in view is that of the newest strokes."""
+        if self.current is None or not self.session.idle:
+            return False
+        place = self.current.key, current_plane(self._viewer, self.current.source)
+        waiting = any(follower.waiting for follower in self._followers.values())
+        return not waiting and self._fresh.get(place) == self._state()
+
+    def _state(self) -> tuple[Any, ...]:
+        """What a preview depends on."""
+        return (self.version, self._generation, self.want, self.session.model)
 
     def refresh(self) -> None:
         """Bring the preview of what is in view up to date."""
@@ -274,7 +287,7 @@ class Annotator(QObject):
         seen_at_all = self.show_preview or "uncertainty" in self.want
         if image.source.layer not in self._viewer.layers or not seen_at_all:
             return
-        state = (self._version, self._generation, self.want, self.session.model)
+        state = self._state()
         if self._fresh.get((image.key, index)) == state:
             return
         if self.classes_painted < 2:

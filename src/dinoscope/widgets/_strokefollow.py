@@ -75,6 +75,11 @@ class StrokeFollower(QObject):
         """The plane in view."""
         return current_plane(self._viewer, self.image.source)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether something was touched that was not told yet."""
+        return self._timer.isActive()
+
     def look_at_all(self) -> None:
         """Tell of every plane, one after the other."""
         self._look_at(np.ndindex(self.image.source.image.plane_shape))
