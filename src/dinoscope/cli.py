@@ -15,6 +15,7 @@ from dinoscope.commands import (
     explore,
     export,
     heightmap,
+    improve,
     models,
     predict,
     search,
@@ -53,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
         evaluate,
         explore,
         heightmap,
+        improve,
         export,
         benchmark,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from dinoscope.config.improving import ImproveOptions
 from dinoscope.config.options import (
     DEVICES,
     RUNTIMES,
@@ -31,6 +32,7 @@ __all__ = [
     "EvaluateOptions",
     "ExploreOptions",
     "ImageOptions",
+    "ImproveOptions",
     "InstanceOptions",
     "LAYER_NAMES",
     "OptionInfo",

@@ -15,6 +15,9 @@ from torch.nn import functional as F
 from dinoscope.engine.dataset import TrainingImage
 from dinoscope.tasks.base import IGNORE, task
 
+#: Semantic truths with fewer known pixels than this share are strokes.
+SPARSE = 0.2
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -126,12 +129,28 @@ def _prefer_objects(
         return centre
     truth = dense[0]
     shape = truth.shape
+    known = sparse_pixels(truth)
+    if known is not None:
+        y, x = np.divmod(int(rng.choice(known)), shape[1])
+        low, high = reach, np.array(shape) - reach
+        return [float(v) for v in np.clip([y + 0.5, x + 0.5], low, high)]
     for _ in range(8):
         y = float(rng.uniform(reach[0], shape[0] - reach[0]))
         x = float(rng.uniform(reach[1], shape[1] - reach[1]))
         if 0 < truth[int(y), int(x)] < (IGNORE if truth.dtype == np.uint8 else 2**31):
             return [y, x]
     return centre
+
+
+def sparse_pixels(truth: np.ndarray) -> np.ndarray | None:
+    """Flat indices of what is annotated, where that is little; else ``None``.
+
+    Of strokes, a crop at a random place may show none at all.
+    """
+    if truth.dtype != np.uint8:
+        return None
+    known = np.flatnonzero(truth != IGNORE)
+    return known if 0 < len(known) < SPARSE * truth.size else None
 
 
 def _sample(maps: np.ndarray, grid: torch.Tensor, mode: str) -> np.ndarray:

@@ -35,7 +35,8 @@ class FitOptions:
 
     `frozen_backbone` skips the backbone's gradients altogether (heads only). `rates` scales the
     learning rate of parameters by prefix of their name. `patience` is the number of validations
-    without a better score after which the fit ends; 0 = never early.
+    without a better score after which the fit ends; 0 = never early. `clock` tells the seconds that
+    count: one that can be stopped leaves out pauses.
     """
 
     seconds: float | None
@@ -57,6 +58,7 @@ class FitOptions:
     patience: int = 0
     log_every: int = 1
     validate_every_s: float = 60.0
+    clock: Callable[[], float] = time.monotonic
 
 
 @dataclass
@@ -171,18 +173,18 @@ def fit(
     stream = batch_stream(own(batches, ranks), state.step, options.workers)
     if pool is not None:
         stream = pool.stream(stream, state.step)
-    begun = time.monotonic() - state.seconds
-    saved = validated = time.monotonic()
+    begun = options.clock() - state.seconds
+    saved = validated = options.clock()
     validation_s = 0.0
     images = 0
-    started = time.monotonic()
+    started = options.clock()
     model.train()
     waited = 0.0
     while True:
-        asked = time.monotonic()
+        asked = options.clock()
         batch = next(stream)
-        waited += time.monotonic() - asked
-        share = ranks.same(_share_done(options, state.step, time.monotonic() - begun))
+        waited += options.clock() - asked
+        share = ranks.same(_share_done(options, state.step, options.clock() - begun))
         if share >= 1.0:
             break
         rate = _schedule(share, options.warmup, options.schedule)
@@ -211,7 +213,7 @@ def fit(
         for extra in extras:
             extra.after_step(parameters)
         state.step += 1
-        now = time.monotonic()
+        now = options.clock()
         state.seconds = now - begun
         images += ranks.count * len(batch.names)
         values = {f"loss_{n}": float(v.detach()) for n, v in losses.items()}
@@ -224,7 +226,7 @@ def fit(
         if validate is not None and (bool(ranks.same(due)) or share >= 1.0):
             scores = _validate(model, average, parameters, validate) if ranks.first else {}
             scores = {**scores, "score": ranks.same(float(scores.get("score", 0.0)))}
-            validated = time.monotonic()
+            validated = options.clock()
             validation_s += validated - now
             values |= {f"val_{n}": float(v) for n, v in scores.items()}
             state.history.append({"step": state.step, "seconds": state.seconds, **values})
@@ -235,8 +237,8 @@ def fit(
             else:
                 state.stale += 1
         stop = bool(options.patience) and state.stale >= options.patience
-        if checkpoint is not None and ranks.first and time.monotonic() - saved > CHECKPOINT_S:
-            saved = time.monotonic()
+        if checkpoint is not None and ranks.first and options.clock() - saved > CHECKPOINT_S:
+            saved = options.clock()
             try:
                 save_checkpoint(
                     checkpoint, optimizer, parameters, average, best, weigh, state, extras

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from dinoscope.arrays.normalize import Normalization
-from dinoscope.config import SplitOptions, TrainOptions, parse_tune, parse_weights
+from dinoscope.config import SplitOptions, TrainOptions, parse_weights
 from dinoscope.engine.augment import Augmentation
 from dinoscope.engine.batches import BatchSource, CropPlan
 from dinoscope.engine.cached import token_pool
 from dinoscope.engine.dataset import TaskSource, TrainingImage, channel_ranges
 from dinoscope.engine.extras import extra_losses
 from dinoscope.engine.fit import FitOptions, fit
+from dinoscope.engine.heads import head_spec, loss_settings, prepare_heads, set_trainable
 from dinoscope.engine.heldout import score_model
 from dinoscope.engine.loading import as_image, load_sources
 from dinoscope.engine.ranks import Ranks
@@ -25,13 +26,12 @@ from dinoscope.engine.splits import grouped, hold_out
 from dinoscope.engine.unlabelled import Unlabelled
 from dinoscope.engine.validate import MAIN_SCORE, Validator
 from dinoscope.errors import InputError
-from dinoscope.models.adapter import AdapterConfig, add_lora
 from dinoscope.models.card import HeadSpec
 from dinoscope.models.checkpoint import load_model, save_model
 from dinoscope.models.device import available_cores, pick_device, set_threads, torch
 from dinoscope.models.model import Model
 from dinoscope.models.precision import check_bf16
-from dinoscope.tasks.base import IGNORE, task
+from dinoscope.tasks.base import task
 from dinoscope.types import Progress
 
 #: Diameter in model pixels that objects are brought to where the base model names none: two
@@ -159,7 +159,7 @@ def train(
     sets = load_sources(sources, normalization, classes)
     held = [i for s in load_sources(val_sources, normalization, classes) for i in s.images]
     images = [i for s in sets for i in s.images]
-    heads = {t: _head_spec(model, t, [*images, *held], classes, new_heads) for t in tasks}
+    heads = {t: head_spec(model, t, [*images, *held], classes, new_heads) for t in tasks}
     plan = _plan(model, options, images, tasks)
     dtype, note = check_bf16(model.backbone, device, training=True)
     notes += [note] if note else []
@@ -167,11 +167,11 @@ def train(
     validator = (
         Validator(held, plan, device=device, dtype=dtype, at_most=looked_at) if held else None
     )
-    _prepare_heads(model, heads, new_heads)
+    prepare_heads(model, heads, new_heads)
     before = _before(model, heads, validator, new_heads)
     yield Progress("prepare", 2, 3, message=f"{len(images)} images", values=_named(before))
     model.card = _card(model, normalization, plan, tasks)
-    kind = _set_trainable(model, options)
+    kind = set_trainable(model, options)
     model.to(device)
     batch_size = min(options.batch_size, max(2, 2 * len(images)))
     settings = FitOptions(
@@ -190,7 +190,7 @@ def train(
         device=device,
         workers=1 if available_cores() > 1 and len(images) > 1 else 0,
         rates={"backbone.": BACKBONE_RATE} if kind == "full" else {},
-        loss_settings=_loss_settings(heads, options, images),
+        loss_settings=loss_settings(heads, options, images),
         average=0.995,
         validate_every_s=max(2.0, min(60.0, (options.minutes or 5) * 60 / 12)),
     )
@@ -289,65 +289,6 @@ def _normalization(
     return Normalization(mode="fixed", ranges=channel_ranges(images))
 
 
-def _head_spec(
-    model: Model,
-    name: str,
-    images: Sequence[TrainingImage],
-    classes: Mapping[str, tuple[str, ...]],
-    new_heads: bool,
-) -> HeadSpec:
-    """The head that the truths ask for; the base's where it fits them."""
-    truths = [i.targets[name] for i in images if name in i.targets]
-    present = model.card.heads.get(name)
-    if name == "instance":
-        if not any(np.any(np.asarray(t) > 0) for t in truths):
-            raise InputError(
-                "no instance label has an object", expected="ids above 0 in at least one image"
-            )
-        return present if present and not new_heads else task(name).head_spec(())
-    if name == "semantic":
-        values = np.unique(np.concatenate([np.unique(np.asarray(t)) for t in truths]))
-        values = values[values != IGNORE]
-        if len(values) < 2:
-            raise InputError(
-                f"semantic labels have only the values {values.tolist()}",
-                expected="two classes or more",
-            )
-        count = int(values.max()) + 1
-        if present and present.channels == count and not new_heads:
-            return present
-        return task(name).head_spec(("background", *(f"class {i}" for i in range(1, count))))
-    if name == "depth":
-        return _depth_spec(present, truths, new_heads)
-    names = classes["classification"]
-    if len(names) < 2:
-        raise InputError(f"the only class is {names!r}", expected="two classes or more")
-    if present and present.classes == names and not new_heads:
-        return present
-    return task(name).head_spec(names)
-
-
-def _depth_spec(
-    present: HeadSpec | None, truths: Sequence[np.ndarray | int], new_heads: bool
-) -> HeadSpec:
-    finite = np.concatenate([np.asarray(t)[np.isfinite(t)].ravel()[::7] for t in truths])
-    low, high = (float(v) for v in np.percentile(finite, [0.2, 99.8]))
-    if high - low < 1e-9:
-        raise InputError(f"depth is {low:g} everywhere", expected="heights that differ")
-    if present and not new_heads and present.low - 0.02 <= low and high <= present.high + 0.02:
-        return present
-    spare = 0.05 * (high - low)
-    spec = task("depth").head_spec(())
-    relative = low >= 0 and high <= 1
-    return HeadSpec(
-        spec.kind,
-        spec.channels,
-        unit="relative" if relative else "as in the training labels",
-        low=low - spare,
-        high=high + spare,
-    )
-
-
 def _plan(
     model: Model, options: TrainOptions, images: Sequence[TrainingImage], tasks: Sequence[str]
 ) -> CropPlan:
@@ -371,14 +312,6 @@ def _plan(
         return CropPlan(options.crop_px, target, zoom, Augmentation(scale_jitter=0.5))
     jitter = Augmentation(scale_jitter=0.3, invert=0.0)
     return CropPlan(options.crop_px, None, least, jitter)
-
-
-def _prepare_heads(model: Model, heads: Mapping[str, HeadSpec], new_heads: bool) -> None:
-    """Leave the heads that are trained, add those that are new."""
-    model.keep_heads(() if new_heads else heads)
-    for name, spec in heads.items():
-        if model.card.heads.get(name) != spec:
-            model.add_head(name, spec)
 
 
 def _before(
@@ -407,52 +340,6 @@ def _card(model: Model, normalization: Normalization, plan: CropPlan, tasks: Seq
         data=(),
         licence="",
     )
-
-
-def _set_trainable(model: Model, options: TrainOptions) -> str:
-    """Freeze what is not tuned, add LoRA layers; returns the kind of tuning."""
-    kind, blocks = parse_tune(options.tune)
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
-    if kind == "full":
-        return kind
-    model.backbone.requires_grad_(False)
-    if kind != "heads" or options.lora_on != "backbone":
-        where = options.lora_on if kind != "heads" else "heads"
-        add_lora(
-            model,
-            AdapterConfig(
-                rank=options.lora_rank,
-                alpha=options.lora_alpha,
-                blocks=blocks if blocks is not None else "all",
-                on=where,
-                targets=options.lora_targets,
-                dropout=options.lora_dropout,
-            ),
-        )
-    return kind
-
-
-def _loss_settings(
-    heads: Mapping[str, HeadSpec], options: TrainOptions, images: Sequence[TrainingImage]
-) -> dict[str, dict[str, Any]]:
-    settings: dict[str, dict[str, Any]] = {}
-    for name, spec in heads.items():
-        if name == "depth":
-            settings[name] = {"low": spec.low, "high": spec.high, "depth_loss": options.depth_loss}
-        elif name == "classification":
-            settings[name] = {"label_smoothing": options.label_smoothing}
-            if options.class_weights == "balanced":
-                settings[name]["class_weights"] = _class_weights(images, len(spec.classes))
-    return settings
-
-
-def _class_weights(images: Sequence[TrainingImage], count: int) -> list[float]:
-    """One over the number of images of each class, with mean 1 over the classes that occur."""
-    truths = [int(i.targets["classification"]) for i in images if "classification" in i.targets]
-    number = np.bincount(truths, minlength=count)
-    weights = np.where(number > 0, 1 / np.maximum(number, 1), 0.0)
-    return [float(w) for w in weights / weights[number > 0].mean()]
 
 
 def _best_scores(

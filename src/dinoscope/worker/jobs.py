@@ -29,6 +29,16 @@ train      ``sources``, ``val_sources`` [none], ``options``     progress with ``
            ``new_heads`` [False], ``allow_download`` [False],   (dict)
            ``splits`` [None] (SplitOptions), ``unlabelled``
            [None]
+improve    ``project``, ``model`` [the project's],              progress with ``values``;
+           ``options`` [ImproveOptions()]; images by the id     done: ``round``, ``output``,
+           of their source, where those have no file            ``before``, ``after``, ``better``,
+                                                                ``kept``, ``tune``, ``notes``
+improve_   as ``improve``, ``minutes`` [10]                     ``choice``, ``why``, ``enough``,
+plan                                                            ``seconds_per_step``,
+                                                                ``estimated_minutes``,
+                                                                ``validation``, ``problems``
+improve_   ``project``, ``paused`` [True]                       ``paused``
+pause
 evaluate   ``task``, ``options`` [EvaluateOptions()];            plane: ``which``, ``index``,
            images ``truth``, ``prediction``, and optionally     ``faults``; done: ``number``,
            ``other``, ``image``; or ``files`` (``truth``,       ``evaluations``, ``charts``,
@@ -146,6 +156,8 @@ class Tools:
         self.folder = folder
         self.threads = threads
         self.runs = RunStore(folder / "runs")
+        #: Projects whose improvement stands still.
+        self.paused: set[str] = set()
         self._models: Any = None
         self._exploration: Any = None
         self._annotation: Any = None
@@ -212,6 +224,9 @@ KINDS: dict[str, JobKind] = {
     "annotate_apply": JobKind(_lazy("annotation", "apply")),
     "annotate_save": JobKind(_lazy("annotation", "save"), quick=True),
     "annotate_close": JobKind(_lazy("annotation", "close"), quick=True),
+    "improve": JobKind(_lazy("improvement", "improve")),
+    "improve_plan": JobKind(_lazy("improvement", "plan")),
+    "improve_pause": JobKind(_lazy("improvement", "pause"), quick=True, heavy=False),
     "evaluate": JobKind(_lazy("evaluation", "evaluate"), heavy=False),
     "evaluate_models": JobKind(_lazy("evaluation", "evaluate")),
     "evaluate_report": JobKind(_lazy("evaluation", "report"), quick=True, heavy=False),

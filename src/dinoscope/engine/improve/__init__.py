@@ -1,0 +1,1 @@
+"""The deep loop: a project's annotations become a better model."""

@@ -1,0 +1,121 @@
+"""What the user has now, judged on the annotations that judge the new model."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from dinoscope.config import AnnotateOptions
+from dinoscope.engine.explore.store import TokenStore
+from dinoscope.engine.improve.material import AnnotatedPlane
+from dinoscope.engine.improve.scores import HeldScores, Told
+from dinoscope.engine.scribble.session import ScribbleSession
+from dinoscope.models.card import HeadSpec
+from dinoscope.models.model import Model
+from dinoscope.tasks.base import IGNORE
+from dinoscope.types import ImageInput, Progress
+
+
+class FastLoop:
+    """The fast loop's classifier, fitted on the strokes of some planes only.
+
+    Parameters
+    ----------
+    model : Model
+        Whose tokens it looks at.
+    images : mapping
+        The whole images by source.
+    classes : sequence of str
+        Of the semantic head, background first.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        images: Mapping[str, ImageInput],
+        classes: Sequence[str],
+        *,
+        threads: int = 1,
+        seed: int = 0,
+    ) -> None:
+        self.images = images
+        self.classes = tuple(classes)
+        self._folder = tempfile.TemporaryDirectory(prefix="dinoscope-improve-")
+        store = TokenStore(Path(self._folder.name))
+        options = AnnotateOptions(seed=seed)
+        self._session = ScribbleSession(model, options, store, threads=max(1, threads))
+
+    def fit(self, planes: Sequence[AnnotatedPlane]) -> Generator[Progress, None, bool]:
+        """Learn from the strokes of `planes`; whether there were any."""
+        session = self._session
+        for plane in planes:
+            if "semantic" not in plane.image.targets:
+                continue
+            pixels, codes = stroke_pixels(plane, self.images[plane.source].size("X"))
+            yield from session.features(plane.source, plane.index, self.images[plane.source])
+            session.set_strokes(plane.source, plane.index, pixels, codes)
+        return session.fit() is not None
+
+    def probabilities(self, plane: AnnotatedPlane) -> Generator[Progress, None, np.ndarray]:
+        """``(K, Y, X)`` float32 of the semantic classes, on the plane's window."""
+        session = self._session
+        image = self.images[plane.source]
+        features = yield from session.features(plane.source, plane.index, image)
+        top, left = plane.origin
+        height, width = plane.image.pixels.shape[1:]
+        region = (top, left, top + height, left + width)
+        found = session.predict(
+            plane.source, plane.index, features, region, want=("probabilities",)
+        )
+        maps = np.zeros((len(self.classes), height, width), np.float32)
+        if session.classifier is not None and found.probabilities is not None:
+            for code, each in zip(session.classifier.codes, found.probabilities, strict=True):
+                maps[int(code) - 1] = each
+        return maps
+
+    def close(self) -> None:
+        """Remove what was kept on disk."""
+        self._folder.cleanup()
+
+
+def stroke_pixels(plane: AnnotatedPlane, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Strokes of a window as flat indices into its whole plane, and scribble codes."""
+    truth = np.asarray(plane.image.targets["semantic"])
+    rows, columns = np.nonzero(truth != IGNORE)
+    codes = truth[rows, columns] + np.uint8(1)
+    flat = (rows + plane.origin[0]).astype(np.int64) * width + columns + plane.origin[1]
+    return flat, codes
+
+
+def fast_scores(
+    loop: FastLoop, held: Sequence[AnnotatedPlane]
+) -> Generator[Progress, None, dict[str, float]]:
+    """Scores of the fitted classifier on held-out strokes."""
+    told = Told(loop.classes)
+    for plane in held:
+        if "semantic" in plane.image.targets:
+            maps = yield from loop.probabilities(plane)
+            told.add_labels(np.asarray(plane.image.targets["semantic"]), maps.argmax(0))
+    return {n: v for n, v in told.scores().items() if n.startswith("iou")}
+
+
+def model_scores(model: Model, specs: Mapping[str, HeadSpec], held: HeldScores) -> dict[str, float]:
+    """Scores of a model as it is, on the tasks that it has the right head for."""
+    same = {t for t, spec in specs.items() if model.card.heads.get(t) == spec}
+    images = [
+        replace(i, targets={t: v for t, v in i.targets.items() if t in same}) for i in held.images
+    ]
+    if not same:
+        return {}
+    own = HeldScores(
+        [i for i in images if i.targets],
+        held.plan,
+        held.classes,
+        device=held.device,
+        dtype=held.dtype,
+    )
+    return own(model)

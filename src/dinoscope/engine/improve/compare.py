@@ -1,0 +1,82 @@
+"""Old against new, on the same held-out annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+
+from dinoscope.engine.improve.baseline import FastLoop, fast_scores, model_scores
+from dinoscope.engine.improve.prepare import Prepared
+from dinoscope.engine.improve.scores import HeldScores, main_score
+from dinoscope.engine.validate import MAIN_SCORE
+from dinoscope.models.checkpoint import load_model
+from dinoscope.types import Progress
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What the user has now: scores (means over the parts), and what they are of."""
+
+    before: Mapping[str, float]
+    notes: tuple[str, ...] = ()
+
+    def is_better(self, after: Mapping[str, float]) -> bool:
+        """Whether a new model beats it on the tasks that both can do, or does more tasks."""
+        main = [n for n in MAIN_SCORE.values() if n in after]
+        shared = [n for n in main if n in self.before]
+        gain = sum(after[n] - self.before[n] for n in shared)
+        return gain > 0 or (bool(main) and not shared) or (gain == 0 and len(main) > len(shared))
+
+
+def compare(work: Prepared) -> Generator[Progress, None, Compared]:
+    """Judge what the user has now: the fast loop, and the base model where it has such a head.
+
+    The fast loop is fitted on the strokes that the new model trains on, and no others. Of both, the
+    better one counts.
+    """
+    yield Progress("compare", 0, 1, message="judging what you have now")
+    setting = work.setting
+    found: list[dict[str, float]] = []
+    for part in work.holdout.parts:
+        if not part.held:
+            continue
+        held = HeldScores(
+            [i for p in part.held for i in (p.image, *p.objects) if i.targets],
+            setting.plan,
+            setting.classes,
+            device=setting.device,
+            dtype=setting.autocast,
+        )
+        model = load_model(work.base, device=setting.device)
+        own = model_scores(model, work.specs, held)
+        fast: dict[str, float] = {}
+        if "semantic" in work.specs:
+            loop = FastLoop(
+                model,
+                work.images,
+                setting.classes,
+                threads=setting.options.threads,
+                seed=setting.options.seed,
+            )
+            try:
+                if (yield from loop.fit(part.training)):
+                    fast = yield from fast_scores(loop, part.held)
+            finally:
+                loop.close()
+        found.append(_better_of(own, fast))
+    names = dict.fromkeys(n for f in found for n in f)
+    before = {
+        n: round(sum(f[n] for f in found if n in f) / sum(n in f for f in found), 4) for n in names
+    }
+    if before:
+        before["score"] = round(main_score(before), 4)
+    missing = [t for t in work.specs if MAIN_SCORE[t] not in before]
+    notes = tuple(f"There was no {t} of these classes before." for t in missing if found)
+    return Compared(before, notes)
+
+
+def _better_of(own: Mapping[str, float], fast: Mapping[str, float]) -> dict[str, float]:
+    """A model's scores, with the fast loop's IoU where that is higher."""
+    if fast.get("iou", -1.0) <= own.get("iou", -1.0):
+        return dict(own)
+    return {n: v for n, v in own.items() if not n.startswith("iou")} | dict(fast)
