@@ -177,17 +177,16 @@ def _plane(
         if box is not None and code in numbers:
             boxes.append(box)
             codes.append(numbers[code])
-    code = project.image_class(source, index)
-    whole = code in numbers if code else False
-    if not truths and not boxes and not whole:
+    whole = numbers.get(project.image_class(source, index) or 0)
+    if not truths and not boxes and whole is None:
         return None
     name = f"{source}@{'_'.join(map(str, index))}"
     plane = read_plane(image, index)
     pixels = to_model_input(plane, bounds, normalization).astype(np.float16)
-    if whole and code:
-        truths["classification"] = numbers[code]
+    if whole is not None:
+        truths["classification"] = whole
     window = (slice(0, pixels.shape[1]), slice(0, pixels.shape[2]))
-    if truths and "depth" not in truths and not whole:
+    if truths and "depth" not in truths and whole is None:
         window = _window(truths)
     cut = {
         task: np.array(t[window]) if isinstance(t, np.ndarray) else t for task, t in truths.items()
@@ -253,12 +252,19 @@ def _window(truths: Mapping[str, np.ndarray | int]) -> tuple[slice, slice]:
     for task, truth in truths.items():
         if isinstance(truth, np.ndarray):
             known |= truth >= 0 if task == "instance" else truth != IGNORE
+    return around(known, SURROUNDINGS_PX)
+
+
+def around(known: np.ndarray, margin: int) -> tuple[slice, slice]:
+    """Rows and columns of what is true in ``(Y, X)``, with a margin; all where nothing is."""
     rows, columns = np.flatnonzero(known.any(1)), np.flatnonzero(known.any(0))
-    slices = [
-        slice(max(0, int(f[0]) - SURROUNDINGS_PX), min(n, int(f[-1]) + 1 + SURROUNDINGS_PX))
-        for f, n in ((rows, known.shape[0]), (columns, known.shape[1]))
-    ]
-    return slices[0], slices[1]
+    if not len(rows):
+        return slice(0, known.shape[0]), slice(0, known.shape[1])
+    height, width = known.shape
+    return (
+        slice(max(0, int(rows[0]) - margin), min(height, int(rows[-1]) + 1 + margin)),
+        slice(max(0, int(columns[0]) - margin), min(width, int(columns[-1]) + 1 + margin)),
+    )
 
 
 def _without_lone_tasks(material: Material) -> Material:

@@ -19,6 +19,7 @@ from dinoscope.arrays.resample import resample, scaled_shape
 from dinoscope.engine.batches import CropPlan
 from dinoscope.engine.dataset import TrainingImage
 from dinoscope.engine.dense import Runner
+from dinoscope.engine.improve.material import around
 from dinoscope.engine.validate import MAIN_SCORE, pooled_plane
 from dinoscope.models.model import Model
 from dinoscope.tasks.base import IGNORE, task
@@ -179,7 +180,7 @@ def judged_window(image: TrainingImage) -> TrainingImage:
     dense = {t: v for t, v in image.targets.items() if isinstance(v, np.ndarray)}
     if not dense or len(dense) < len(image.targets):
         return image
-    known = np.zeros(image.pixels.shape[1:], bool)
+    known = np.zeros((image.pixels.shape[1], image.pixels.shape[2]), bool)
     for name, truth in dense.items():
         if name == "semantic":
             known |= truth != IGNORE
@@ -187,11 +188,7 @@ def judged_window(image: TrainingImage) -> TrainingImage:
             known |= truth >= 0
         else:
             known |= np.isfinite(truth)
-    rows, columns = np.flatnonzero(known.any(1)), np.flatnonzero(known.any(0))
-    window = tuple(
-        slice(max(0, int(f[0]) - CONTEXT_PX), min(n, int(f[-1]) + 1 + CONTEXT_PX))
-        for f, n in ((rows, known.shape[0]), (columns, known.shape[1]))
-    )
+    window = around(known, CONTEXT_PX)
     return TrainingImage(
         image.name,
         image.group,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,15 +64,20 @@ class Notebook:
         return StageResult(name, path, told["scores"], told["steps"], tuple(told["history"]))
 
     def finish(
-        self, name: str, model: Model, scores: Mapping[str, float], steps: int, history: Any
+        self,
+        name: str,
+        model: Model,
+        scores: Mapping[str, float],
+        steps: int,
+        history: Sequence[Mapping[str, float]],
     ) -> StageResult:
         """Keep a stage's model and scores; its checkpoint goes."""
         path = self.folder / f"{name}.dinoscope"
         save_model(model, path, include_backbone=True)
-        told = {"scores": dict(scores), "steps": steps, "history": [dict(h) for h in history]}
-        self.note(f"stage {name}", told)
+        lines = [dict(line) for line in history]
+        self.note(f"stage {name}", {"scores": dict(scores), "steps": steps, "history": lines})
         self.checkpoint(name).unlink(missing_ok=True)
-        return StageResult(name, path, dict(scores), steps, tuple(told["history"]))
+        return StageResult(name, path, dict(scores), steps, tuple(lines))
 
     def checkpoint(self, name: str) -> Path:
         """Where a stage keeps its checkpoint."""
