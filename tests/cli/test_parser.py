@@ -29,7 +29,7 @@ def parse(*argv: str) -> argparse.Namespace:
 
 @pytest.mark.parametrize(
     "command",
-    ["demo", "models", "predict", "train", "search", "evaluate", "explore", "heightmap"],
+    ["demo", "models", "predict", "train", "search", "evaluate", "explore", "heightmap", "improve"],
 )
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0

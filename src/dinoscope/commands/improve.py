@@ -100,7 +100,7 @@ def run(args: argparse.Namespace, report: Report) -> int:
         seconds={"total": summary.seconds},
     )
     report.result(f"round {summary.round}: {summary.output} in {duration(summary.seconds)}")
-    report.result(f"  {summary.validation}")
+    report.result(f"  judged on {summary.validation}")
     _tell_scores(summary.before, summary.after, report)
     kept = "the new model is in use" if summary.kept == "new" else "the old model stays in use"
     report.result(f"  {kept}")
@@ -128,7 +128,7 @@ def tell_plan(
         report.result("There is too little annotated to improve a model.")
         return 1
     report.result(found.why)
-    report.result(found.validation)
+    report.result(f"judged on {found.validation}")
     report.result(f"about {found.estimated_minutes:.3g} minutes")
     if found.resumable is not None:
         report.result(f"round {found.resumable} was interrupted: --resume goes on with it")

@@ -116,7 +116,7 @@ def test_whole_images_are_held_out_where_there_are_several(
     material = gather(make_project(5), PERCENTILE)
     found = hold_out(material, 0)
     (part,) = found.parts
-    assert "annotated images are held out" in found.text
+    assert "annotated images, held out" in found.text
     assert not {p.source for p in part.training} & {p.source for p in part.held}
     assert len(part.training) + len(part.held) == 5
     assert [p.key for p in hold_out(material, 0).parts[0].held] == [p.key for p in part.held]
@@ -128,7 +128,7 @@ def test_regions_are_held_out_of_a_single_plane_and_share_no_pixel(
     material = gather(make_project(1, strokes=4000), PERCENTILE)
     found = hold_out(material, 0)
     (part,) = found.parts
-    assert "regions are held out" in found.text
+    assert "regions, held out" in found.text
     training, held = known(part.training[0].image), known(part.held[0].image)
     assert not (training & held).any()
     assert (training | held).sum() == 4000

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dinoscope.config import parse_tune
 from dinoscope.engine.improve.material import AnnotatedPlane
 from dinoscope.engine.improve.training import Setting, train_part, trained_blocks
 from dinoscope.models.model import Model
+from dinoscope.types import Progress
 
 #: Share of the time that goes into the heads before LoRA layers are added.
 HEADS_SHARE = 0.4
@@ -38,26 +39,35 @@ class Choice:
 
 def measure(
     model: Model, planes: Sequence[AnnotatedPlane], setting: Setting, tunes: Sequence[str]
-) -> dict[str, float]:
+) -> Generator[Progress, None, dict[str, float]]:
     """Seconds of one step of each way of tuning, on a copy of the model.
 
-    Heads and last blocks begin at kept tokens, as in the training itself.
+    Heads and last blocks begin at kept tokens, as in the training itself. What was measured in this
+    process is remembered: a plan that is made again after each stroke costs nothing.
     """
     found = {}
+    options = setting.options
+    about = (model.card.backbone, tuple(model.heads), setting.plan.crop_px, options.batch_size)
     for tune in tunes:
-        trial = copy.deepcopy(model)
-        times: list[float] = []
-        # The first batches fill the pool of tokens; the later ones are what a training mostly does.
-        events = train_part(trial, planes, setting, tune, None, steps=_FILL + TIMED, pool_images=1)
-        begun = time.perf_counter()
-        for event in events:
-            if event.step == "train":
+        key = (*about, options.rank, options.threads, setting.device, tune)
+        if key not in _MEASURED:
+            trial = copy.deepcopy(model)
+            times: list[float] = []
+            # The first batches fill the pool of tokens; later ones are what a training mostly does.
+            events = train_part(
+                trial, planes, setting, tune, None, steps=_FILL + TIMED, pool_images=1
+            )
+            begun = time.perf_counter()
+            for _ in events:
                 times.append(time.perf_counter() - begun)
+                yield Progress("prepare", 2, 4, message=f"measuring: {tune}")
                 begun = time.perf_counter()
-        found[tune] = min(times[-TIMED:])
+            _MEASURED[key] = min(times[-TIMED:])
+        found[tune] = _MEASURED[key]
     return found
 
 
+_MEASURED: dict[tuple[object, ...], float] = {}
 #: Batches until a pool of tokens is full enough to be reused (`engine.cached.LEAST_BATCHES`).
 _FILL = 5
 

@@ -42,7 +42,7 @@ class Part:
 class Holdout:
     """One part, or several where each annotation judges once (cross-validation).
 
-    `text` says it for the user.
+    `text` completes "judged on …" for the user.
     """
 
     parts: tuple[Part, ...]
@@ -67,20 +67,20 @@ def hold_out(material: Material, seed: int) -> Holdout:
     chosen = _choose(counts, rng)
     if chosen is not None:
         part = _part(planes, [units[i] for i in chosen])
-        text = f"{len(chosen)} of {len(units)} annotated {what} are held out and never trained on."
+        text = f"{len(chosen)} of {len(units)} annotated {what}, held out and never trained on"
         return Holdout((part,), text)
     folds = min(FOLDS, len(units))
     if folds < 2:
         return Holdout(
             (Part(planes, ()),),
-            "There is too little annotated to hold anything out: nothing judges the new model.",
+            "nothing: too little is annotated to hold anything out",
         )
     order = rng.permutation(len(units))
     parts = [_part(planes, [units[i] for i in order[number::folds]]) for number in range(folds)]
     kept = tuple(p for p in parts if p.held and p.training)
     text = (
-        f"Too little is annotated to hold out enough of every class: cross-validated, "
-        f"{len(kept)} trainings each judged on {what} that they did not see."
+        f"{what} that each of {len(kept)} trainings did not see (cross-validated: too little is "
+        "annotated to hold out enough of every class)"
     )
     return Holdout(kept, text)
 

@@ -96,11 +96,10 @@ def prepare(
     else:
         measured: dict[str, float] = {}
         if options.tune == "auto" or notebook is None:
-            yield Progress("prepare", 2, 4, message="measuring what this machine has time for")
             trial = copy.deepcopy(model)
             add_heads(trial, specs, plan, options.seed)
             ways = candidates(depth) if options.tune == "auto" else [options.tune]
-            measured = measure(trial, holdout.parts[0].training, setting, ways)
+            measured = yield from measure(trial, holdout.parts[0].training, setting, ways)
         choice = choose(measured, options.minutes, depth, options.tune)
         if notebook is not None:
             notebook.note("choice", asdict(choice))
