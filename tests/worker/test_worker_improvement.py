@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.engine.conftest import discs
+from tests.engine.improve.conftest import QUICK
 
 from dinoscope.models.card import HeadSpec
 from dinoscope.models.checkpoint import save_model
@@ -21,8 +23,6 @@ from dinoscope.project import Project
 from dinoscope.types import ImageInput
 from dinoscope.worker.client import WorkerClient
 from dinoscope.worker.protocol import Event
-from tests.engine.conftest import discs
-from tests.engine.improve.conftest import QUICK
 
 STEPS = replace(QUICK, tune="heads", steps=4)
 
@@ -99,11 +99,10 @@ def test_paused_then_killed_then_gone_on_with(
     trained = sum("step" in str(e.data.get("message")) for e in told)
     time.sleep(0.5)
     assert sum("step" in str(e.data.get("message")) for e in told) == trained
-    pids = {int(p) for p in _children(os.getpid())}
     client.submit("improve_pause", {"project": long["project"], "paused": False}).wait(60)
     until(told, lambda e: f"step {trained + 1}" in str(e.data.get("message")))
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+    assert client.pid is not None
+    os.kill(client.pid, signal.SIGKILL)
     assert job.wait(60).kind == "error"
     assert project.rounds[0].state == "training"
     project.record(next(iter(project.sources)), (), "paint", np.array([1]), 2)  # nothing is lost
@@ -116,17 +115,3 @@ def test_paused_then_killed_then_gone_on_with(
     assert data["round"] == 1
     assert project.rounds[0].state == "done"
     project.close()
-
-
-def _children(pid: int) -> list[str]:
-    """Worker processes of this test, by the system's table."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = entry.read_text().rpartition(")")[2].split()
-            command = (entry.parent / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if int(fields[1]) == pid and b"dinoscope.worker" in command:
-            found.append(entry.parent.name)
-    return found

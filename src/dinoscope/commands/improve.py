@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +94,7 @@ def run(args: argparse.Namespace, report: Report) -> int:
         summary = attempt(True)
     for note in summary.notes:
         report.note(note)
-    found = plain(summary)
+    found = plain(asdict(summary))
     report.document.update(
         {n: v for n, v in found.items() if n not in ("output", "seconds", "notes")},
         outputs=[summary.output],
@@ -121,7 +122,7 @@ def tell_plan(
     from dinoscope.engine.improve.plan import plan
 
     found = drive(plan(folder, options, base=args.base), report)
-    report.document.update(plain(found))
+    report.document.update(plain(asdict(found)))
     for problem in found.problems:
         report.note(problem)
     if not found.enough:
@@ -152,7 +153,7 @@ def list_rounds(folder: Path, report: Report) -> int:
 
 
 def _facts(entry: Any, folder: Path) -> dict[str, Any]:
-    values: dict[str, Any] = plain(entry)
+    values: dict[str, Any] = plain(asdict(entry))
     return values | {"model": str(folder / entry.model) if entry.model else ""}
 
 
