@@ -11,6 +11,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 _CONVPAINT = """
 import json, time, statistics
@@ -74,6 +80,47 @@ def convpaint(side: int) -> dict[str, float] | None:
     return _run("convpaint", _CONVPAINT, SIDE=side, THREADS=os.cpu_count() or 1)
 
 
+def convpaint_strokes(
+    alias: str, images: Sequence[np.ndarray], scribbles: Sequence[Sequence[np.ndarray]]
+) -> dict[str, Any] | None:
+    """Train convpaint on strokes and label the whole image, as its widget does.
+
+    Parameters
+    ----------
+    alias : str
+        One of its models: ``dinov2``, ``vgg``, ``gaussian``.
+    images : sequence of (Y, X) or (3, Y, X) float32
+        What is labelled.
+    scribbles : sequence of sequence of (Y, X) uint8
+        For each image, as many scribbles.
+
+    Returns
+    -------
+    dict or None
+        ``times``: seconds of each training and labelling, image by image; ``labels_<i>_<k>``.
+    """
+    python = _python("convpaint")
+    if python is None:
+        return None
+    job = {"alias": alias, "threads": os.cpu_count() or 1}
+    job |= {"count": len(images), "shares": len(scribbles[0])}
+    given: dict[str, Any] = {"job": json.dumps(job)}
+    for i, (image, drawn) in enumerate(zip(images, scribbles, strict=True)):
+        given[f"image_{i}"] = image
+        given |= {f"scribbles_{i}_{k}": each for k, each in enumerate(drawn)}
+    script = Path(__file__).with_name("convpaint_side.py")
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder, "in.npz"), Path(folder, "out.npz")
+        np.savez(source, **given)
+        command = [python, str(script), str(source), str(target)]
+        offscreen = {**os.environ, "QT_QPA_PLATFORM": "offscreen"}
+        done = subprocess.run(command, capture_output=True, text=True, env=offscreen)
+        if done.returncode != 0:
+            note(f"convpaint {alias} failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+            return None
+        return dict(np.load(target))
+
+
 def cellpose(side: int, count: int) -> dict[str, float] | None:
     """``seconds`` from flows to masks of about `count` discs."""
     return _run("cellpose", _CELLPOSE, SIDE=side, COUNT=count)
@@ -84,11 +131,17 @@ def note(text: str) -> None:
     print(f"note: {text}", file=sys.stderr, flush=True)
 
 
-def _run(name: str, code: str, **numbers: int) -> dict[str, float] | None:
+def _python(name: str) -> str | None:
     variable = f"DINOSCOPE_{name.upper()}_PYTHON"
     python = os.environ.get(variable)
     if not python:
         note(f"{name} is left out: set {variable} to an interpreter that has it")
+    return python or None
+
+
+def _run(name: str, code: str, **numbers: int) -> dict[str, float] | None:
+    python = _python(name)
+    if python is None:
         return None
     for word, number in numbers.items():
         code = code.replace(word, str(number))

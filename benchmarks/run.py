@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks import (
     accuracy,
+    annotate,
     agreement,
     brushing,
     embedded,
@@ -46,7 +47,7 @@ MAIN: dict[str, Part] = {
 SUITES: dict[str, dict[str, Part]] = {
     "main": MAIN,
     "embedded": embedded.PARTS,
-    "annotate": {},
+    "annotate": annotate.PARTS,
     "explore": {
         **{name: with_data(rows) for name, rows in explore.PARTS.items()},
         "evaluate": with_data(evaluate.evaluate_rows),

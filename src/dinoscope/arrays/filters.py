@@ -13,9 +13,11 @@ processor's cache and whose memory does not grow with the plane.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -96,38 +98,49 @@ class FilterBank:
     def _each(self, channels: int) -> bool:
         return self.channels and channels > 1
 
-    def compute(self, image: np.ndarray) -> np.ndarray:
+    def compute(self, image: np.ndarray, *, stride: int = 1, threads: int = 1) -> np.ndarray:
         """All maps of a plane.
 
         Parameters
         ----------
         image : (C, Y, X) float array
             About 0 to 1, finite; borders are mirrored.
+        stride : int
+            1, or 2 for every second row and column.
+        threads : int
+            Bands that are worked on at once.
 
         Returns
         -------
         (K, Y, X) float16
-            In the order of :meth:`names`.
+            In the order of :meth:`names`; sides are halved, rounded up, with a stride of 2.
 
         Raises
         ------
         InputError
             Another number of dimensions, no pixels, or values that are not finite.
         """
-        found = np.empty((self.count(len(image)), *np.shape(image)[1:]), np.float16)
-        for rows, maps in self.bands(image):
+        height, width = np.shape(image)[-2:]
+        shape = (self.count(len(image)), -(-height // stride), -(-width // stride))
+        found = np.empty(shape, np.float16)
+
+        def keep(rows: slice, maps: np.ndarray) -> None:
             found[:, rows] = maps
+
+        self.each_band(image, keep, stride=stride, threads=threads)
         return found
 
-    def bands(self, image: np.ndarray, stride: int = 1) -> Iterator[tuple[slice, np.ndarray]]:
-        """The maps band by band: a slice of rows and its ``(K, rows, x)`` float32.
+    def each_band(
+        self,
+        image: np.ndarray,
+        work: Callable[[slice, np.ndarray], None],
+        *,
+        stride: int = 1,
+        threads: int = 1,
+    ) -> None:
+        """Call `work` with the maps of each band: its rows and their ``(K, rows, x)`` float32.
 
-        Parameters
-        ----------
-        image : (C, Y, X) float array
-            The whole plane.
-        stride : int
-            1, or 2 for every second row and column; slices count those rows.
+        Bands come in any order and from several threads; for the rest see :meth:`compute`.
         """
         if stride not in (1, 2):
             raise InputError(f"stride is {stride!r}", expected="1 or 2")
@@ -137,27 +150,28 @@ class FilterBank:
         base = np.concatenate([grey, image]) if each else grey
         # The first two scales at full size, band by band; the others on a pyramid, at once.
         here, beyond = self.scales[:2], self.scales[2:]
-        coarse = self._coarse(base) if beyond else None
         height, width = image.shape[1:]
         reach = _radius(here[-1]) + _radius(here[-1] * INTEGRATION)
-        for top in range(0, height, _BAND):
+
+        def band(top: int) -> None:
             bottom = min(height, top + _BAND)
             window = _mirrored(base, top - reach, bottom + reach)
-            parts = [self._at(window, scale, scale, reach, each) for scale in here]
-            if stride == 2:
-                parts = [part[:, ::2, ::2] for part in parts]
-                if coarse is not None:
-                    parts.append(coarse[:, top // 2 : (bottom + 1) // 2])
-                yield slice(top // 2, (bottom + 1) // 2), np.concatenate(parts)
-                continue
-            if coarse is not None:
+            parts = [self._at(window, scale, scale, reach, each, stride) for scale in here]
+            if coarse is not None and stride == 2:
+                parts.append(coarse[:, top // 2 : (bottom + 1) // 2])
+            elif coarse is not None:
                 parts.append(_enlarged(coarse, top, bottom, width))
-            yield slice(top, bottom), np.concatenate(parts)
+            rows = slice(top // stride, -(-bottom // stride))
+            work(rows, np.concatenate(parts))
 
-    def _coarse(self, base: np.ndarray) -> np.ndarray:
+        with blas().limit(limits=1), ThreadPoolExecutor(threads) as pool:
+            coarse = self._coarse(base, pool) if beyond else None
+            list(pool.map(band, range(0, height, _BAND)))
+
+    def _coarse(self, base: np.ndarray, pool: ThreadPoolExecutor) -> np.ndarray:
         """Maps of the scales beyond the second, ``(K, Y / 2, X / 2)``."""
         sigma = self.scales[1]
-        level = _halved(_smoothed(base, sigma))
+        level = _halved(_smoothed(base, sigma, pool))
         blur = sigma / 2
         each = len(base) > 1
         stacks: list[np.ndarray] = []
@@ -165,68 +179,94 @@ class FilterBank:
             size = scale / 2 ** (len(stacks) + 1)
             own = float(np.sqrt(size**2 - blur**2))
             reach = _radius(own) + _radius(size * INTEGRATION)
-            found = []
-            for top in range(0, level.shape[1], _BAND):
-                bottom = min(level.shape[1], top + _BAND)
-                window = _mirrored(level, top - reach, bottom + reach)
-                found.append(self._at(window, own, size, reach, each))
-            stacks.append(np.concatenate(found, axis=1))
+            stacks.append(self._on_level(level, own, size, reach, each, pool))
             if scale != self.scales[-1]:
-                level = _halved(_smoothed(level, own))
+                level = _halved(_smoothed(level, own, pool))
         grown = stacks[-1]
         for stack in reversed(stacks[:-1]):
             grown = np.concatenate([stack, _enlarged(grown, 0, stack.shape[1], stack.shape[2])])
         return grown
 
-    def _at(
-        self, window: np.ndarray, sigma: float, scale: float, reach: int, each: bool
+    def _on_level(
+        self,
+        level: np.ndarray,
+        sigma: float,
+        scale: float,
+        reach: int,
+        each: bool,
+        pool: ThreadPoolExecutor,
     ) -> np.ndarray:
-        """Maps at one scale of the rows within `reach` of a window's borders, ``(K, rows, X)``.
+        """Maps at one scale of a whole level of the pyramid; see `_at`."""
+        height = level.shape[1]
+
+        def band(top: int) -> np.ndarray:
+            window = _mirrored(level, top - reach, min(height, top + _BAND) + reach)
+            return self._at(window, sigma, scale, reach, each, 1)
+
+        return np.concatenate(list(pool.map(band, range(0, height, _BAND))), axis=1)
+
+    def _at(
+        self, window: np.ndarray, sigma: float, scale: float, reach: int, each: bool, stride: int
+    ) -> np.ndarray:
+        """Maps at one scale of the rows within `reach` of a window's borders, ``(K, rows, x)``.
 
         `sigma` is what the window still has to be smoothed by, `scale` its scale then, both in
         its own pixels.
         """
         kinds = self.kinds
         radius = _radius(sigma)
-        grey = window[0]
-        around = _pad_columns(grey, radius)
-        across = [_along_rows(around, sigma, order) for order in (0, 1, 2)]
-        # Rows where gradients are needed: those of the structure tensor's surroundings too.
-        dx = _down_columns(across[1], sigma, 0)
-        dy = _down_columns(across[0], sigma, 1)
-        inner = slice(reach - radius, len(dx) - (reach - radius))
-        tight = slice(reach - radius, len(grey) - (reach - radius))
+        tight = slice(reach - radius, window.shape[1] - (reach - radius))
+        around = _pad_columns(window[0], radius)
+        smooth = _along_rows(around, sigma, 0)
+        slope = _along_rows(around, sigma, 1)
         found: list[np.ndarray] = []
         if "gaussian" in kinds:
-            found.append(_down_columns(across[0][tight], sigma, 0))
+            found.append(_down_columns(smooth[tight, ::stride], sigma, 0, stride))
+        if "gradient" in kinds or "structure" in kinds:
+            # Of more rows than are wanted: the structure tensor looks around.
+            dx, dy = _down_columns(slope, sigma, 0), _down_columns(smooth, sigma, 1)
         if "gradient" in kinds:
-            found.append(np.hypot(dx[inner], dy[inner]) * np.float32(scale))
+            inner = slice(reach - radius, len(dx) - (reach - radius), stride)
+            length = _length(dx[inner, ::stride], dy[inner, ::stride])
+            found.append(length * np.float32(scale))
         if "laplacian" in kinds or "hessian" in kinds:
             square = np.float32(scale**2)
-            dxx = _down_columns(across[2][tight], sigma, 0) * square
-            dyy = _down_columns(across[0][tight], sigma, 2) * square
-            dxy = _down_columns(across[1][tight], sigma, 1) * square
+            bent = _along_rows(around[tight], sigma, 2, stride)
+            dxx = _down_columns(bent, sigma, 0, stride) * square
+            dyy = _down_columns(smooth[tight, ::stride], sigma, 2, stride) * square
+            dxy = _down_columns(slope[tight, ::stride], sigma, 1, stride) * square
             if "laplacian" in kinds:
                 found.append(dxx + dyy)
             if "hessian" in kinds:
                 found += _eigenvalues(dxx, dyy, dxy)
         if "structure" in kinds:
             wide = scale * INTEGRATION
-            beside = _radius(wide)
-            extra = reach - radius - beside
+            extra = reach - radius - _radius(wide)
             kept = slice(extra, len(dx) - extra)
-            products = np.stack([dx[kept] * dx[kept], dy[kept] * dy[kept], dx[kept] * dy[kept]])
-            products *= np.float32(scale**2)
-            smooth = [
-                _down_columns(_along_rows(_pad_columns(p, beside), wide, 0), wide, 0)
+            products = (dx[kept] * dx[kept], dy[kept] * dy[kept], dx[kept] * dy[kept])
+            means = [
+                _down_columns(
+                    _along_rows(_pad_columns(p, _radius(wide)), wide, 0, stride), wide, 0, stride
+                )
                 for p in products
             ]
-            found += [np.sqrt(np.maximum(v, 0)) for v in _eigenvalues(*smooth)]
+            roots = [np.sqrt(np.maximum(v, 0)) for v in _eigenvalues(*means)]
+            found += [root * np.float32(scale) for root in roots]
         if each:
             for channel in window[1:, tight]:
-                rows = _along_rows(_pad_columns(channel, radius), sigma, 0)
-                found.append(_down_columns(rows, sigma, 0))
+                rows = _along_rows(_pad_columns(channel, radius), sigma, 0, stride)
+                found.append(_down_columns(rows, sigma, 0, stride))
         return np.stack(found)
+
+
+@lru_cache(maxsize=1)
+def blas() -> Any:
+    """The libraries that NumPy multiplies with, as a ``threadpoolctl`` controller: looking for them
+    takes a while. ``blas().limit(limits=1)`` is for many small products: threads of a library
+    that wait for each other on a busy machine take many times as long as one."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
 
 
 def _checked(image: np.ndarray) -> np.ndarray:
@@ -259,44 +299,42 @@ def _kernel(sigma: float, order: int) -> np.ndarray:
     return np.asarray(second - second.sum() * bell)
 
 
-@lru_cache(maxsize=64)
-def _band_matrix(sigma: float, order: int, block: int) -> np.ndarray:
-    """``(block + 2 r, block)`` float32: times a block and its surroundings it filters the block."""
+@lru_cache(maxsize=128)
+def _band_matrix(sigma: float, order: int, block: int, stride: int) -> np.ndarray:
+    """``((block - 1) stride + 2 r + 1, block)`` float32: times a block's input, its output."""
     kernel = _kernel(sigma, order)[::-1]
-    matrix = np.zeros((block + len(kernel) - 1, block), np.float32)
+    matrix = np.zeros(((block - 1) * stride + len(kernel), block), np.float32)
     for column in range(block):
-        matrix[column : column + len(kernel), column] = kernel
+        matrix[column * stride : column * stride + len(kernel), column] = kernel
     return matrix
 
 
-@lru_cache(maxsize=64)
-def _transposed(sigma: float, order: int, block: int) -> np.ndarray:
-    return np.ascontiguousarray(_band_matrix(sigma, order, block).T)
+@lru_cache(maxsize=128)
+def _transposed(sigma: float, order: int, block: int, stride: int) -> np.ndarray:
+    return np.ascontiguousarray(_band_matrix(sigma, order, block, stride).T)
 
 
-def _along_rows(padded: np.ndarray, sigma: float, order: int) -> np.ndarray:
-    """Filter ``(y, x + 2 r)`` along its rows: ``(y, x)``."""
-    width = padded.shape[1] - 2 * _radius(sigma)
+def _along_rows(padded: np.ndarray, sigma: float, order: int, stride: int = 1) -> np.ndarray:
+    """Filter ``(y, x + 2 r)`` along its rows: ``(y, x / stride)``."""
+    width = -(-(padded.shape[1] - 2 * _radius(sigma)) // stride)
     out = np.empty((len(padded), width), np.float32)
     for left in range(0, width, _BLOCK):
         block = min(_BLOCK, width - left)
-        matrix = _band_matrix(sigma, order, block)
-        np.matmul(padded[:, left : left + len(matrix)], matrix, out=out[:, left : left + block])
+        matrix = _band_matrix(sigma, order, block, stride)
+        begin = left * stride
+        np.matmul(padded[:, begin : begin + len(matrix)], matrix, out=out[:, left : left + block])
     return out
 
 
-def _down_columns(rows: np.ndarray, sigma: float, order: int) -> np.ndarray:
-    """Filter ``(y + 2 r, x)`` along its columns: ``(y, x)``."""
-    height = len(rows) - 2 * _radius(sigma)
+def _down_columns(rows: np.ndarray, sigma: float, order: int, stride: int = 1) -> np.ndarray:
+    """Filter ``(y + 2 r, x)`` along its columns: ``(y / stride, x)``."""
+    height = -(-(len(rows) - 2 * _radius(sigma)) // stride)
+    rows = np.ascontiguousarray(rows)
     out = np.empty((height, rows.shape[1]), np.float32)
     for top in range(0, height, _BLOCK):
-        block = min(_BLOCK, height - top)
-        matrix = _band_matrix(sigma, order, block)
-        np.matmul(
-            _transposed(sigma, order, block),
-            rows[top : top + len(matrix)],
-            out=out[top : top + block],
-        )
+        matrix = _transposed(sigma, order, min(_BLOCK, height - top), stride)
+        begin = top * stride
+        np.matmul(matrix, rows[begin : begin + matrix.shape[1]], out=out[top : top + _BLOCK])
     return out
 
 
@@ -317,15 +355,18 @@ def _mirror(start: int, stop: int, size: int) -> np.ndarray:
     return np.minimum(index, 2 * size - 1 - index)
 
 
-def _smoothed(stack: np.ndarray, sigma: float) -> np.ndarray:
+def _smoothed(stack: np.ndarray, sigma: float, pool: ThreadPoolExecutor) -> np.ndarray:
     """``(C, Y, X)`` smoothed; band by band, so that no padded copy is made."""
     radius = _radius(sigma)
     out = np.empty(stack.shape, np.float32)
-    for top in range(0, stack.shape[1], 2 * _BAND):
-        bottom = min(stack.shape[1], top + 2 * _BAND)
+
+    def band(top: int) -> None:
+        bottom = min(stack.shape[1], top + _BAND)
         for place, rows in enumerate(_mirrored(stack, top - radius, bottom + radius)):
             across = _along_rows(_pad_columns(rows, radius), sigma, 0)
             out[place, top:bottom] = _down_columns(across, sigma, 0)
+
+    list(pool.map(band, range(0, stack.shape[1], _BAND)))
     return out
 
 
@@ -356,5 +397,10 @@ def _enlarged(stack: np.ndarray, top: int, bottom: int, width: int) -> np.ndarra
 def _eigenvalues(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> list[np.ndarray]:
     """The larger and the smaller eigenvalue of ``[[a, c], [c, b]]`` at every pixel."""
     half = (a + b) * np.float32(0.5)
-    root = np.hypot((a - b) * np.float32(0.5), c)
+    root = _length((a - b) * np.float32(0.5), c)
     return [half + root, half - root]
+
+
+def _length(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    # np.hypot guards against overflow, which takes five times as long.
+    return np.asarray(np.sqrt(x * x + y * y))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dinoscope.arrays.filters import FilterBank
+from dinoscope.arrays.filters import FilterBank, blas
 from dinoscope.arrays.patches import PatchGrid
 
 #: Planes of more pixels are looked at at every second one.
@@ -96,6 +96,7 @@ def plane_features(
     grid: PatchGrid,
     projection: Projection,
     bank: FilterBank | None,
+    threads: int = 1,
 ) -> PlaneFeatures:
     """The maps of one plane.
 
@@ -109,7 +110,21 @@ def plane_features(
         From tokens to components.
     bank : FilterBank or None
         ``None`` for tokens only.
+    threads : int
+        Threads to use.
     """
+    with blas().limit(limits=1):
+        return _plane_features(channels, tokens, grid, projection, bank, threads)
+
+
+def _plane_features(
+    channels: np.ndarray,
+    tokens: np.ndarray,
+    grid: PatchGrid,
+    projection: Projection,
+    bank: FilterBank | None,
+    threads: int,
+) -> PlaneFeatures:
     shape = (channels.shape[1], channels.shape[2])
     stride = stride_for(shape)
     count = bank.count(len(channels)) if bank is not None else 0
@@ -118,9 +133,12 @@ def plane_features(
     maps = np.empty((count + components.shape[2], *small), np.uint8)
     if bank is not None:
         names = bank.names(len(channels))
-        for rows, found in bank.bands(channels, stride=stride):
+
+        def keep(rows: slice, found: np.ndarray) -> None:
             for place, name in enumerate(names):
                 maps[place, rows] = quantize(found[place], name)
+
+        bank.each_band(channels, keep, stride=stride, threads=threads)
     _spread_tokens(components, grid, stride, maps[count:])
     return PlaneFeatures(shape, stride, maps)
 

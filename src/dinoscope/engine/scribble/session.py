@@ -115,7 +115,9 @@ class ScribbleSession:
         if self.projection is None:
             self.projection = Projection.fit(tokens)
         channels = _channels(run.prepared, index)
-        found = plane_features(channels, tokens, run.patches, self.projection, self.bank)
+        found = plane_features(
+            channels, tokens, run.patches, self.projection, self.bank, self.threads
+        )
         self._keep(place, found)
         return found
 
