@@ -34,6 +34,8 @@ PRODUCTS, PRODUCT_SIDE = (2, 256) if SMALL else (24, 2048)
 STACK = 3 if SMALL else 20
 SIDES = (126, 252) if SMALL else (512, 1024, 2048, 4096)
 DECODE = (256, 30) if SMALL else (2048, 2000)
+#: Seconds that an image of each size is predicted again and again.
+GROWTH_S = 0.5 if SMALL else 6.0
 
 
 def in_turns(works: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, Any]:
@@ -245,7 +247,7 @@ def stack_rows(settings: Settings) -> Iterator[Row]:
     )
     yield Row(
         f"labels of {STACK} planes from kept tokens over one plane's first run (less)",
-        many["relabel_s"] / one["first_s"],
+        many["relabel_s"] / many["first_s"],
         must=3.0,
         aim=1.0,
     )
@@ -367,40 +369,66 @@ def _in_a_process(what: str, number: int) -> dict[str, float]:
 
 
 def stack_run(planes: int) -> dict[str, float]:
-    """Tokens of a stack in a fresh process, then labels of all planes from a linear head."""
+    """A stack in a fresh process: the memory of its Predict, then strokes on its first plane and
+    labels of all planes by the scribble session, whose tokens were kept."""
     from benchmarks.memory import PeakMemory
-    from dinoscope.config import PredictOptions
-    from dinoscope.engine.pca import sample_bilinear
+    from dinoscope.config import AnnotateOptions, PredictOptions
+    from dinoscope.engine.explore.store import TokenStore
     from dinoscope.engine.predict import predict, run_prediction
+    from dinoscope.engine.scribble.session import ScribbleSession
+    from dinoscope.models.device import set_threads
     from dinoscope.types import ImageInput, PlaneOutput
 
     model = _model()
     rng = np.random.default_rng(0)
     data = rng.integers(0, 60_000, (planes, PLANE, PLANE), np.uint16)
+    stack = ImageInput(data, "ZYX")
     options = PredictOptions(("pca",), device="cpu", runtime="torch")
-    begun = time.perf_counter()
     run_prediction(ImageInput(data[0], "YX"), model, options)
-    first = time.perf_counter() - begun
     with PeakMemory(os.getpid()) as watched:
         kept = [
             np.array(output.arrays["pca"])
-            for output in predict(ImageInput(data, "ZYX"), model, options)
+            for output in predict(stack, model, options)
             if isinstance(output, PlaneOutput)
         ]
-    patches = PLANE // model.backbone.patch
-    tokens = rng.standard_normal((planes, model.backbone.embed_dim, patches, patches), np.float32)
-    head = rng.standard_normal((3, model.backbone.embed_dim), np.float32)
-    places = (np.arange(PLANE) + 0.5) / model.backbone.patch - 0.5
+    del kept
+    threads = set_threads(0)
+    asked = AnnotateOptions(device="cpu", zoom=1.0, threads=threads)
+    session = ScribbleSession(model, asked, TokenStore(), threads=threads)
+    pixels = np.concatenate([np.arange(200) + PLANE * row for row in (40, 80, 120)])
+    codes = np.repeat([1, 2, 3], 200).astype(np.uint8)
+
+    def labels(index: int) -> np.ndarray:
+        features = _end(session.features("stack", (index,), stack))
+        if index == 0:
+            session.set_strokes("stack", (0,), pixels, codes)
+            session.fit()
+        found: np.ndarray = session.predict("stack", (index,), features).labels
+        return found
+
     begun = time.perf_counter()
-    for plane in tokens:
-        logits = np.einsum("kd,dyx->kyx", head, plane, optimize=True)
-        sample_bilinear(logits, places, places).argmax(0).astype(np.uint8)
+    labels(0)
+    first = time.perf_counter() - begun
+    for index in range(1, planes):
+        _end(session.features("stack", (index,), stack))
+    codes = np.roll(codes, 100)  # other strokes: every plane is labelled anew
+    begun = time.perf_counter()
+    for index in range(planes):
+        labels(index)
     return {
         "peak_mb": watched.peak_mb,
         "first_s": first,
         "relabel_s": time.perf_counter() - begun,
-        "kept": float(len(kept)),
     }
+
+
+def _end(steps: Any) -> Any:
+    """What a generator returns."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return stop.value
 
 
 def growth_run(side: int) -> dict[str, float]:
@@ -418,10 +446,12 @@ def growth_run(side: int) -> dict[str, float]:
     base = pss_mb(os.getpid())
     image = ImageInput(_cells(side), "YX")
     with PeakMemory(os.getpid()) as watched:
-        begun = time.perf_counter()
-        run_prediction(image, model, options)
-        seconds = time.perf_counter() - begun
-    return {"seconds": seconds, "peak_mb": watched.peak_mb, "base_mb": base}
+        times: list[float] = []
+        while not times or sum(times) < GROWTH_S:  # small images several times
+            begun = time.perf_counter()
+            run_prediction(image, model, options)
+            times.append(time.perf_counter() - begun)
+    return {"seconds": _median(times), "peak_mb": watched.peak_mb, "base_mb": base}
 
 
 def _cells(side: int) -> np.ndarray:
