@@ -14,7 +14,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.cells import Cells, CellSettings, adapt, classifier, describe, pretrain
+from benchmarks.cells import Cells, CellSettings, adapt, calibrate, classifier, describe, pretrain
 from benchmarks.train_embedded import CLASSIFIED, single_cells
 from dinoscope.models.checkpoint import load_model, save_model
 from dinoscope.models.device import import_torch
@@ -74,7 +74,8 @@ def main() -> None:
         pretrain(model, cells, settings)
     later = replace(settings, seconds=60 * args.minutes, learning_rate=args.learning_rate / 2)
     adapt(model, cells, later)
-    describe(model, every, folder, f"embedded-{args.name}", description, data)
+    print(f"temperature {calibrate(model, cells):.2f}")
+    describe(model, every, cells, f"embedded-{args.name}", description, data)
     args.output.mkdir(parents=True, exist_ok=True)
     output = args.output / f"embedded-{args.name}.dinoscope"
     save_model(model.to("cpu"), output, half=True)

@@ -27,6 +27,7 @@ from benchmarks.cells import (
     Cells,
     CellSettings,
     adapt,
+    calibrate,
     classifier,
     describe,
     drop_paths,
@@ -427,12 +428,11 @@ def finish(model: Model, options: argparse.Namespace, rows, cells, held) -> None
     shipped = model_card(model, state=rows[-1], training=training)
     save_model(shipped, options.output, half=True)
     for part in held if options.adapters else ():
-        short, (folder, description, data) = next(
-            (n, v) for n, v in SETS.items() if v[0] == part.folder
-        )
+        short, (_, description, data) = next((n, v) for n, v in SETS.items() if v[0] == part.folder)
         made = classifier(options.output, part, copy.deepcopy(model).to(options.device))
         adapt(made, part, CellSettings(60 * options.adapters, batch=128))
-        describe(made, cells, folder, f"embedded-{short}", description, data)
+        calibrate(made, part)
+        describe(made, cells, part, f"embedded-{short}", description, data)
         target = options.output.with_name(f"embedded-{short}.dinoscope")
         save_model(made.to("cpu"), target, half=True)
 
