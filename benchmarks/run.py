@@ -15,8 +15,8 @@ from pathlib import Path
 
 from benchmarks import (
     accuracy,
-    annotate,
     agreement,
+    annotate,
     brushing,
     embedded,
     evaluate,
