@@ -50,8 +50,7 @@ def test_pytorch_agrees_with_itself_in_both_precisions(
 def test_attention_as_cards_compute_it_gives_the_same_tokens(
     lively_model: Model, dtype: torch.dtype
 ) -> None:
-    packed = PackedVit(take_apart(lively_model), dtype)
-    packed._blocked = False
+    packed = PackedVit(take_apart(lively_model), dtype, blocked=False)
     assert agreement(lively_model, Encoder("torch", "", packed), "cpu") > 0.9995
 
 

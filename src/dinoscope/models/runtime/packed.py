@@ -39,19 +39,38 @@ class PackedVit:
     dtype : torch.dtype
         Of weights and activations. Sums inside of products and norms are float32 in any case.
     device : str
-        A card computes attention by its own fused kernels, in any precision.
+        Where the pixels will be.
+    blocked : bool, optional
+        Attention in blocks of rows; in 16 bits on the CPU when not given. Else by PyTorch's fused
+        kernels, which on cards are the faster ones.
     """
 
-    def __init__(self, parts: Parts, dtype: torch.dtype, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        dtype: torch.dtype,
+        device: str = "cpu",
+        *,
+        blocked: bool | None = None,
+    ) -> None:
         self.parts = parts
         self.dtype = dtype
         self.device = torch.device(device)
-        self._blocked = self.device.type == "cpu" and dtype != torch.float32
+        if blocked is None:
+            blocked = self.device.type == "cpu" and dtype != torch.float32
+        self._blocked = blocked
         self._t = {
             name: torch.from_numpy(array).to(self.device, dtype, copy=True)
             for name, array in parts.tensors.items()
             if name != "positions"
         }
+        if self._blocked:
+            # Scores in units of ln 2: powers of two are quicker to compute than those of e.
+            for i in range(parts.depth):
+                for name in (f"{i}.qkv.weight", f"{i}.qkv.bias"):
+                    array = parts.tensors[name].copy()
+                    array[: parts.dim] *= math.log2(math.e)
+                    self._t[name] = torch.from_numpy(array).to(self.device, dtype)
         self._mean = torch.tensor(parts.mean, device=self.device).view(1, 3, 1, 1)
         self._std = torch.tensor(parts.std, device=self.device).view(1, 3, 1, 1)
         self._positions: dict[tuple[int, int], Tensor] = {}
@@ -119,18 +138,22 @@ class PackedVit:
         return self._linear(f"{i}.proj", joined)
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Softmax attention ``(B·heads, N, d)`` in blocks of rows."""
-        n = q.shape[1]
+        """Softmax attention ``(B·heads, N, d)`` in blocks of rows; scores are in units of ln 2."""
+        heads, n, _ = q.shape
         rows = math.ceil(n / math.ceil(n / ROWS))
         keys = k.transpose(1, 2)
         out = torch.empty_like(q)
         if not self._careful:
             # Exponentials need their row's maximum only where they would overflow, which the sums
             # tell; a pass over the scores is saved.
-            sums = q.new_empty(q.shape[0], n, 1)
+            sums = q.new_empty(heads, n, 1)
+            space = q.new_empty(heads * rows * n)  # once: fresh memory takes time
             for begin in range(0, n, rows):
                 part = slice(begin, begin + rows)
-                scores = torch.bmm(q[:, part], keys).exp_()
+                count = min(rows, n - begin)
+                scores = space[: heads * count * n].view(heads, count, n)
+                torch.bmm(q[:, part], keys, out=scores)
+                scores.exp2_()
                 torch.sum(scores, -1, keepdim=True, out=sums[:, part])
                 torch.bmm(scores, v, out=out[:, part])
             low, high = torch.aminmax(sums)
@@ -139,5 +162,6 @@ class PackedVit:
             self._careful = True
         for begin in range(0, n, rows):
             part = slice(begin, begin + rows)
-            out[:, part] = torch.bmm(torch.bmm(q[:, part], keys).softmax(-1), v)
+            scores = torch.bmm(q[:, part], keys).mul_(math.log(2))
+            out[:, part] = torch.bmm(scores.softmax(-1), v)
         return out
