@@ -21,6 +21,8 @@ from dinoscope.widgets._style import style_sheet
 if TYPE_CHECKING:
     from napari.viewer import Viewer
 
+    from dinoscope.widgets._runbar import RunBar
+
 MINIMUM_WIDTH = 340
 
 
@@ -34,6 +36,9 @@ class Panel(QWidget):
     controller : Controller, optional
         The viewer's own when not given.
     """
+
+    #: Made by each panel, in its footer.
+    runbar: RunBar
 
     def __init__(self, viewer: Viewer, controller: Controller | None = None) -> None:
         # Events may come before the attributes below exist.
@@ -70,6 +75,13 @@ class Panel(QWidget):
         self.controller.attach(self)
         self._alive = True
         self._warmed = False
+
+    def _complain(self, text: str) -> None:
+        """Say what is wrong with a request, in the panel and as napari does."""
+        from napari.utils.notifications import show_warning
+
+        self.runbar.say(text, "error")
+        show_warning(text)
 
     # -- lifecycle -----------------------------------------------------------------------------
 

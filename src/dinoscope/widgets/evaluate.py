@@ -171,12 +171,6 @@ class EvaluatePanel(Panel):
         if outcome.kind == "error":
             show_error(outcome.text)
 
-    def _complain(self, text: str) -> None:
-        from napari.utils.notifications import show_warning
-
-        self.runbar.say(text, "error")
-        show_warning(text)
-
     # -- what the user looks at ----------------------------------------------------------------
 
     def _on_task(self) -> None:

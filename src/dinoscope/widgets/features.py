@@ -268,12 +268,6 @@ class FeaturesPanel(Panel):
         elif outcome.kind == "done":
             show_info(outcome.text)
 
-    def _complain(self, text: str) -> None:
-        from napari.utils.notifications import show_warning
-
-        self.runbar.say(text, "error")
-        show_warning(text)
-
     # -- steps ---------------------------------------------------------------------------------
 
     def _sets_in_use(self) -> set[str]:

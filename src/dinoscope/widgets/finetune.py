@@ -359,12 +359,6 @@ class FinetunePanel(Panel):
     def _on_cancelled(self) -> None:
         self.runbar.stop("Cancelled: no model was written.")
 
-    def _complain(self, text: str) -> None:
-        from napari.utils.notifications import show_warning
-
-        self.runbar.say(text, "error")
-        show_warning(text)
-
     # -- following the user --------------------------------------------------------------------
 
     def _on_task(self) -> None:

@@ -292,12 +292,6 @@ class PredictPanel(Panel):
         self.trials.try_button.setEnabled(not busy)
         self.diameter.estimate.setEnabled(not busy)
 
-    def _complain(self, text: str) -> None:
-        from napari.utils.notifications import show_warning
-
-        self.runbar.say(text, "error")
-        show_warning(text)
-
     # -- other actions -------------------------------------------------------------------------
 
     def _on_try(self) -> None:
