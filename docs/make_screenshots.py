@@ -365,6 +365,7 @@ def before_and_after(
     lesson: tuple[np.ndarray, np.ndarray],
     exam: tuple[np.ndarray, np.ndarray],
     minutes: float = 3,
+    zoom: float | None = None,
 ) -> None:
     """Teach the embedded model an image and its objects; Evaluate and Features on another one."""
     viewer = napari.Viewer(show=True)
@@ -403,7 +404,8 @@ def before_and_after(
         inside = viewer.add_labels((exam[1] > 0).astype("uint8") + 1, name="inside", visible=False)
         panel.source.combo.layer = viewer.layers.selection.active = image
         panel.tokens.adapter.key = "both"
-        panel.tokens.controls["zoom"].value = 2.0
+        if zoom:
+            panel.tokens.controls["zoom"].value = zoom
         look(panel, "colours")
         look(panel, "plot")
         key = f"labels:{inside.unique_id}"
@@ -440,7 +442,7 @@ def shot_cell_lora() -> None:
     turned = np.rot90(pixels, 2).astype(float) * 0.7
     turned += np.random.default_rng(0).normal(0, 3, turned.shape)
     exam = turned.clip(0, 255).astype(np.uint8), np.rot90(truth, 2).copy()
-    before_and_after("cell", (pixels, truth), exam, minutes=1)
+    before_and_after("cell", (pixels, truth), exam, minutes=1, zoom=0.75)
 
 
 def main(names: list[str]) -> None:

@@ -686,8 +686,8 @@ def test_numbers_say_whether_tuning_helped(panel: Any, qtbot: Any) -> None:
     assert "Tuning helps here: 70 → 90 % right" in text
     table = panel.numbers.view.table.table
     assert list(table["class"]) == ["a", "b", "all"]
-    assert table["accuracy\noriginal"][-1] == pytest.approx(0.7)
-    assert table["accuracy\ntuned"][-1] == pytest.approx(0.9)
+    assert table["right %\noriginal"][-1] == pytest.approx(70)
+    assert table["right %\ntuned"][-1] == pytest.approx(90)
 
 
 # -- the rest ------------------------------------------------------------------------------------

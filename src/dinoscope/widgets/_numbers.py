@@ -127,13 +127,13 @@ def joined(results: list[dict[str, Any]]) -> Table:
         "class": np.array([*map(str, first["class"]), "all"], dtype=object),
         "n": np.array([*first["n"], int(np.sum(first["n"]))]),
     }
-    for name in ("accuracy", "silhouette"):
+    for name, shown, scale in (("accuracy", "right %", 100), ("silhouette", "silhouette", 1)):
         for result in results:
             # Two short lines: four columns find room beside each other.
             model = str(result["variant"]).removeprefix("LoRA-")
-            title = f"{name}\n{model}" if len(results) > 1 else name
-            values = np.asarray(result["table"][name], float)
-            table[title] = np.array([*values, float(result[name])]).round(3)
+            title = f"{shown}\n{model}" if len(results) > 1 else shown
+            values = np.array([*np.asarray(result["table"][name], float), float(result[name])])
+            table[title] = (scale * values).round(2 if scale == 1 else 1)
     return table
 
 
