@@ -200,8 +200,11 @@ def test_objects_that_differ_lower_the_agreement(embedded: Model) -> None:
     assert lost > 0.1
 
 
-def test_tiles_of_the_check_have_several_sizes_and_known_objects(full_model: Model) -> None:
-    tiles = real_tiles(full_model, 126)
+@pytest.mark.parametrize("side", [126, 322])
+def test_tiles_of_the_check_have_several_sizes_and_known_objects(
+    full_model: Model, side: int
+) -> None:
+    tiles = real_tiles(full_model, side)
     assert len({t.pixels.shape for t in tiles}) >= 3
     assert all(n % 14 == 0 for t in tiles for n in t.pixels.shape[1:])
     assert sum(t.truth is not None and t.truth.max() > 0 for t in tiles) == 2

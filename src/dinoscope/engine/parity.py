@@ -87,8 +87,10 @@ def real_tiles(model: Model, side: int = 252) -> list[KnownTile]:
     }
     for number, (name, load) in enumerate(photographs.items()):
         pixels = normalized(model, load(), name)
-        height = (side + number * 2 * patch) // patch * patch
-        tiles.append(KnownTile(name, _middle(pixels, height, side // patch * patch)))
+        # A photograph that is smaller than that gives all whole patches it has.
+        height = min(side + number * 2 * patch, pixels.shape[1]) // patch * patch
+        width = min(side, pixels.shape[2]) // patch * patch
+        tiles.append(KnownTile(name, _middle(pixels, height, width)))
     diameter = model.card.diameter_px or 28.0
     for seed in (0, 1):
         made = make("nuclei", (side // patch * patch,) * 2, seed=seed, diameter=diameter)
