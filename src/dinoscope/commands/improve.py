@@ -44,6 +44,7 @@ def add_parser(subparsers: Subparsers) -> None:
     add_option(parser, ImproveOptions, "tune", "--tune", metavar="HOW")
     add_option(parser, ImproveOptions, "rank", "--lora-rank", int, "R")
     add_option(parser, ImproveOptions, "use_unlabelled", "--use-unlabelled")
+    add_option(parser, ImproveOptions, "guide", "--no-guide")
     add_option(parser, ImproveOptions, "learning_rate", "--learning-rate", float, "LR")
     add_option(parser, ImproveOptions, "batch_size", "--batch-size", int, "N")
     add_option(parser, ImproveOptions, "crop_px", "--crop", int, "PX")

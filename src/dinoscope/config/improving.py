@@ -24,6 +24,9 @@ class ImproveOptions:
     use_unlabelled: bool = option(
         False, "Also learn from planes without annotations, where that helps on validation."
     )
+    guide: bool = option(
+        True, "Also learn, beside the strokes, what the fast loop is sure of between them."
+    )
     learning_rate: float = option(1e-3, "Peak learning rate.", low=1e-7, high=1)
     batch_size: int = option(8, "Crops in a step.", low=1, high=4096)
     crop_px: int = option(224, "Side of a training crop; a multiple of 14.", low=28, high=1022)

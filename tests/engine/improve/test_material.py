@@ -14,6 +14,7 @@ from dinoscope.engine.dataset import TrainingImage
 from dinoscope.engine.improve.holdout import hold_out
 from dinoscope.engine.improve.material import gather, training_images
 from dinoscope.engine.improve.scores import judged_window, partial_precision
+from dinoscope.engine.improve.training import guided
 from dinoscope.errors import InputError
 from dinoscope.project import Project
 from dinoscope.types import ImageInput
@@ -192,3 +193,10 @@ def test_crops_of_strokes_are_centred_on_them() -> None:
         _, targets = make_crop(image, rng, 112, 1.0, Augmentation(intensity=0), None)
         seen += bool((targets["semantic"] == 0).any())
     assert seen >= 28  # three in four, by design; at random places one in twenty
+
+
+def test_a_guide_says_what_the_fast_loop_is_sure_of_and_strokes_overrule_it() -> None:
+    strokes = np.array([[0, 255, 255, 1]], np.uint8)
+    image = TrainingImage("a", "a", np.zeros((3, 1, 4), np.float16), {"semantic": strokes})
+    maps = np.array([[[0.1, 0.9, 0.6, 0.9]], [[0.9, 0.1, 0.4, 0.1]]], np.float32)
+    assert np.asarray(guided(image, maps, 0.8).targets["semantic"]).tolist() == [[0, 0, 255, 1]]

@@ -10,14 +10,19 @@ from pathlib import Path
 import numpy as np
 
 from dinoscope.config import AnnotateOptions
+from dinoscope.engine.dataset import TrainingImage
 from dinoscope.engine.explore.store import TokenStore
 from dinoscope.engine.improve.material import AnnotatedPlane
 from dinoscope.engine.improve.scores import HeldScores, Told
+from dinoscope.engine.improve.training import guided
 from dinoscope.engine.scribble.session import ScribbleSession
 from dinoscope.models.card import HeadSpec
 from dinoscope.models.model import Model
 from dinoscope.tasks.base import IGNORE
 from dinoscope.types import ImageInput, Progress
+
+#: Pixels that the fast loop is less sure of stay unknown to the new model.
+SURE = 0.8
 
 
 class FastLoop:
@@ -89,6 +94,18 @@ def stroke_pixels(plane: AnnotatedPlane, width: int) -> tuple[np.ndarray, np.nda
     codes = truth[rows, columns] + np.uint8(1)
     flat = (rows + plane.origin[0]).astype(np.int64) * width + columns + plane.origin[1]
     return flat, codes
+
+
+def sure_planes(
+    loop: FastLoop, planes: Sequence[AnnotatedPlane]
+) -> Generator[Progress, None, list[TrainingImage]]:
+    """Planes with strokes, their truth extended to what the fitted classifier is sure of."""
+    found = []
+    for plane in planes:
+        if "semantic" in plane.image.targets:
+            maps = yield from loop.probabilities(plane)
+            found.append(guided(plane.image, maps, SURE))
+    return found
 
 
 def fast_scores(

@@ -10,6 +10,7 @@ from dinoscope.engine.improve.prepare import Prepared
 from dinoscope.engine.improve.scores import HeldScores, main_score
 from dinoscope.engine.validate import MAIN_SCORE
 from dinoscope.models.checkpoint import load_model
+from dinoscope.models.model import Model
 from dinoscope.types import Progress
 
 
@@ -51,13 +52,7 @@ def compare(work: Prepared) -> Generator[Progress, None, Compared]:
         own = model_scores(model, work.specs, held)
         fast: dict[str, float] = {}
         if "semantic" in work.specs:
-            loop = FastLoop(
-                model,
-                work.images,
-                setting.classes,
-                threads=setting.options.threads,
-                seed=setting.options.seed,
-            )
+            loop = fast_loop(work, model)
             try:
                 if (yield from loop.fit(part.training)):
                     fast = yield from fast_scores(loop, part.held)
@@ -80,3 +75,15 @@ def _better_of(own: Mapping[str, float], fast: Mapping[str, float]) -> dict[str,
     if fast.get("iou", -1.0) <= own.get("iou", -1.0):
         return dict(own)
     return {n: v for n, v in own.items() if not n.startswith("iou")} | dict(fast)
+
+
+def fast_loop(work: Prepared, model: Model | None = None) -> FastLoop:
+    """The fast loop on the base model's tokens; it must be closed."""
+    setting = work.setting
+    return FastLoop(
+        model or load_model(work.base, device=setting.device),
+        work.images,
+        setting.classes,
+        threads=setting.options.threads,
+        seed=setting.options.seed,
+    )

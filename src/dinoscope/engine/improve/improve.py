@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from dinoscope.config import ImproveOptions
+from dinoscope.engine.dataset import TrainingImage
+from dinoscope.engine.improve.baseline import sure_planes
 from dinoscope.engine.improve.choose import HEADS_SHARE
-from dinoscope.engine.improve.compare import Compared, compare
+from dinoscope.engine.improve.compare import Compared, compare, fast_loop
 from dinoscope.engine.improve.holdout import Part
 from dinoscope.engine.improve.prepare import Prepared, prepare
 from dinoscope.engine.improve.scores import HeldScores
@@ -253,6 +255,7 @@ def _stages(
             device=setting.device,
             dtype=setting.autocast,
         )
+    guides: list[TrainingImage] | None = None
     found: list[StageResult] = []
     at = begin
     for name, tune, own in plan:
@@ -263,6 +266,8 @@ def _stages(
             else:
                 model = load_model(work.base, device=setting.device)
                 add_heads(model, work.specs, setting.plan, setting.options.seed)
+            if guides is None:
+                guides = yield from _guides(work, part)
             extras = consistency(model, work, part) if name == "unlabelled" else []
             steps = setting.options.steps
             events = train_part(
@@ -272,6 +277,7 @@ def _stages(
                 tune,
                 seconds * share * own if steps is None else None,
                 steps=None if steps is None else max(1, round(steps * share * own)),
+                guides=guides,
                 validate=validate,
                 checkpoint=notebook.checkpoint(prefix + name),
                 resume=setting.options.resume,
@@ -283,6 +289,18 @@ def _stages(
         found.append(done)
         at += share * own
     return found
+
+
+def _guides(work: Prepared, part: Part) -> Generator[Progress, None, list[TrainingImage]]:
+    """What the fast loop, fitted on the strokes that train, is sure of between them."""
+    if "semantic" not in work.specs or not work.setting.options.guide:
+        return []
+    loop = fast_loop(work)
+    try:
+        fitted = yield from loop.fit(part.training)
+        return (yield from sure_planes(loop, part.training)) if fitted else []
+    finally:
+        loop.close()
 
 
 def _decided(
