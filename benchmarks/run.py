@@ -17,6 +17,7 @@ from benchmarks import (
     accuracy,
     agreement,
     annotate,
+    annotate_improve,
     brushing,
     embedded,
     evaluate,
@@ -47,7 +48,7 @@ MAIN: dict[str, Part] = {
 SUITES: dict[str, dict[str, Part]] = {
     "main": MAIN,
     "embedded": embedded.PARTS,
-    "annotate": annotate.PARTS,
+    "annotate": {**annotate.PARTS, "improve": annotate_improve.improve_rows},
     "explore": {
         **{name: with_data(rows) for name, rows in explore.PARTS.items()},
         "evaluate": with_data(evaluate.evaluate_rows),
