@@ -99,7 +99,7 @@ def test_every_kind_of_annotation_trains_its_head(make_project: Callable[..., Pr
         project.set_complete(source, (), True)
         project.set_object_classes(source, (), {1: 1, 2: 2, 3: 1, 4: 2, 5: 1, 6: 2})
         project.set_depth(source, (), (ids > 0) * np.float32(0.5) + np.float32(seed / 10))
-    summary, events = drive(improve(project.folder, replace(QUICK, tune="heads")))
+    summary, events = drive(improve(project.folder, replace(QUICK, tune="heads", steps=8)))
     heads = inspect(summary.output).heads
     assert set(heads) == {"semantic", "instance", "depth", "classification"}
     assert {"iou", "ap50", "depth_gain", "f1_macro"} <= set(summary.after)

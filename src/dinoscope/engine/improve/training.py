@@ -208,9 +208,12 @@ def image_sets(
     if own:
         sets.append(ImageSet("planes", own))
     if boxes:
-        sets.append(ImageSet("objects", boxes, BOX_SHARE if own else 1.0))
+        share = BOX_SHARE if own else 0.5
+        sets.append(ImageSet("objects", boxes, share / (1 - share)))
     if guides and own:
-        sets.append(ImageSet("guides", list(guides), GUIDE_SHARE / (1 - GUIDE_SHARE)))
+        # They take from the planes' share, so that objects are seen as often as without.
+        sets[0].weight = 1 - GUIDE_SHARE
+        sets.append(ImageSet("guides", list(guides), GUIDE_SHARE))
     if not sets:
         raise InputError("there is nothing to train on", expected="annotations on a plane")
     return sets
