@@ -18,6 +18,7 @@ from benchmarks import (
     agreement,
     annotate,
     annotate_improve,
+    annotate_window,
     brushing,
     embedded,
     evaluate,
@@ -48,7 +49,11 @@ MAIN: dict[str, Part] = {
 SUITES: dict[str, dict[str, Part]] = {
     "main": MAIN,
     "embedded": embedded.PARTS,
-    "annotate": {**annotate.PARTS, "improve": annotate_improve.improve_rows},
+    "annotate": {
+        **annotate.PARTS,
+        "improve": annotate_improve.improve_rows,
+        "window": annotate_window.window_rows,
+    },
     "explore": {
         **{name: with_data(rows) for name, rows in explore.PARTS.items()},
         "evaluate": with_data(evaluate.evaluate_rows),

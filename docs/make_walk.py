@@ -23,7 +23,7 @@ import napari
 from napari.utils.notifications import notification_manager
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication, QTableWidget
+from qtpy.QtWidgets import QApplication, QLineEdit, QTableWidget
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -65,12 +65,12 @@ def until(ready: Callable[[], Any], what: str, timeout_s: float = 900) -> None:
 
 def type_name(table: QTableWidget, row: int, name: str) -> None:
     """Rename a class as the user does: double click, type, Enter."""
-    item = table.item(row, 2)
-    table.editItem(item)
-    editor = table.focusWidget()
+    if table.state() != table.State.EditingState:
+        table.editItem(table.item(row, 2))
+    editor = table.findChild(QLineEdit)
     QTest.keyClicks(editor, name)
     QTest.keyClick(editor, Qt.Key.Key_Return)
-    wait(0.1)
+    wait(0.2)
 
 
 def press(button: Any) -> None:
@@ -146,7 +146,8 @@ class Walk:
         panel.objects_fold.button.click()
 
         panel.improve.minutes.value = minutes
-        until(lambda: "Will train" in panel.improve.plan.text(), "the plan", 120)
+        panel.improve.minutes.changed.emit()
+        until(lambda: "Will train" in panel.improve.plan.text(), "the plan")
         panel.scroll.ensureWidgetVisible(panel.improve)
         press(panel.runbar.run)
         until(lambda: len(panel.improve.curve.loss) > 12, "the curves")

@@ -11,15 +11,10 @@ from napari.components import ViewerModel
 from tests.widgets.annotating import HEIGHT, WIDTH, halves, right, two_strokes
 from tests.widgets.fake_annotator import FakeAnnotator
 
-from dinoscope import config
 from dinoscope.errors import TrainingError
 from dinoscope.project.rounds import MODEL, ROUNDS, begin_round, use_round, write_round
 from dinoscope.widgets import _improve
 from dinoscope.widgets.annotate import AnnotatePanel
-
-pytestmark = pytest.mark.skipif(
-    not hasattr(config, "ImproveOptions"), reason="the worker cannot improve models yet"
-)
 
 
 @pytest.fixture
@@ -118,6 +113,7 @@ def test_a_better_model_takes_over_and_the_old_one_can_come_back(
     assert worker.last("annotate_open").payload["model"] == str(model)
     panel.improve.keep_old.click()
     qtbot.waitUntil(lambda: panel.annotator.session.model == "embedded")
+    qtbot.waitUntil(lambda: panel.improve.use_new.isEnabled())
     panel.improve.use_new.click()
     qtbot.waitUntil(lambda: panel.annotator.session.model == str(model))
 

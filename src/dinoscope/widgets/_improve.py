@@ -47,6 +47,7 @@ class Improver(QObject):
         self._plan_job: JobHandle | None = None
         self.paused = False
         self.minutes = 10.0
+        self._planned_for: tuple[Any, ...] = ()
         self.known: Sequence[Any] = ()
         self.current_round = 0
         self._plan_timer = QTimer(self)
@@ -77,8 +78,22 @@ class Improver(QObject):
 
     def plan_soon(self) -> None:
         """Something changed that the plan depends on."""
-        if not self.running:
+        if not self.running and self._plan_basis() != self._planned_for:
             self._plan_timer.start()
+
+    def _plan_basis(self) -> tuple[Any, ...]:
+        """What a plan depends on: it takes seconds, and a stroke more hardly changes it."""
+        annotator = self._annotator
+        painted = int(annotator.keeper.book.counts()[1:].sum())
+        project = annotator.keeper.project
+        return (
+            None if project is None else str(project.folder),
+            annotator.session.model,
+            self.minutes,
+            annotator.classes_painted,
+            len(annotator.keeper.book.planes()),
+            painted.bit_length(),
+        )
 
     def _ask_plan(self) -> None:
         project = self._annotator.keeper.project
@@ -93,7 +108,8 @@ class Improver(QObject):
             "model": self._annotator.session.model,
             "minutes": self.minutes,
         }
-        job = self._plan_job = self._controller.submit("improve_plan", payload)
+        self._planned_for = self._plan_basis()
+        job = self._plan_job = self._controller.submit("improve_plan", payload, self._images())
         job.done.connect(self.planned)
         job.failed.connect(self._on_plan_failed)
 
@@ -126,11 +142,7 @@ class Improver(QObject):
                 hint="Save it under another name first.",
             )
         annotator.flush()
-        images = {
-            annotator.keeper.ids[key]: image.source.image
-            for key, image in annotator.images.items()
-            if key in annotator.keeper.ids
-        }
+        images = self._images()
         payload = {
             "project": str(project.folder),
             "model": annotator.session.model,
@@ -143,6 +155,12 @@ class Improver(QObject):
         self._start = (payload, images)
         annotator.keeper.do("flushed", _flush)
         self.started.emit()
+
+    def _images(self) -> dict[str, Any]:
+        """The images that are open, by their names in the project."""
+        ids = self._annotator.keeper.ids
+        images = self._annotator.images
+        return {ids[key]: one.source.image for key, one in images.items() if key in ids}
 
     def _submit(self) -> None:
         payload, images = self._start
