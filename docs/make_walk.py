@@ -23,7 +23,7 @@ import napari
 from napari.utils.notifications import notification_manager
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication, QLineEdit, QTableWidget
+from qtpy.QtWidgets import QApplication, QTableWidget
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -67,9 +67,10 @@ def type_name(table: QTableWidget, row: int, name: str) -> None:
     """Rename a class as the user does: double click, type, Enter."""
     if table.state() != table.State.EditingState:
         table.editItem(table.item(row, 2))
-    editor = table.findChild(QLineEdit)
+    editor = table.focusWidget()
     QTest.keyClicks(editor, name)
     QTest.keyClick(editor, Qt.Key.Key_Return)
+    until(lambda: table.state() != table.State.EditingState, "the name")
     wait(0.2)
 
 

@@ -148,8 +148,7 @@ class ImproveCard(QWidget):
         lines = [scores_text(data)]
         lines += [str(note) for note in data.get("notes") or ()]
         self.result.setText("\n".join(line for line in lines if line))
-        self.result.show()
-        self._show_choice(str(data.get("kept", "")))
+        self.result.show()  # the choice follows with the rounds, which it needs
 
     def _on_ended(self, outcome: Any) -> None:
         self.pause.setEnabled(False)
