@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import rivals, sets
+from benchmarks import lora_step, rivals, sets
 from benchmarks.rows import Row
 from benchmarks.settings import Settings, say
 from benchmarks.strokes import draw
@@ -278,4 +278,4 @@ def accuracy_rows(settings: Settings) -> Iterator[Row]:
     yield Row("mean IoU ahead of the better rival, mean (more)", float(np.mean(gaps)), must=0.0)
 
 
-PARTS = {"engine": engine_rows, "accuracy": accuracy_rows}
+PARTS = {"engine": engine_rows, "lora": lora_step.lora_rows, "accuracy": accuracy_rows}
