@@ -42,7 +42,7 @@ def forest_features(pixels: np.ndarray) -> np.ndarray:
     from skimage.feature import multiscale_basic_features
 
     found: np.ndarray = multiscale_basic_features(
-        np.moveaxis(pixels, 0, -1), sigma_min=1, sigma_max=16, channel_axis=-1, num_workers=2
+        np.moveaxis(pixels, 0, -1), sigma_min=1, sigma_max=16, channel_axis=-1
     )
     return found
 

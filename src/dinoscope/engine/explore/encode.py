@@ -333,6 +333,10 @@ class ImageRun:
         #: Tiles of a plane.
         self.steps = len(self._tiles)
 
+    def at(self, zoom: float) -> ImageRun:
+        """The same image at another zoom."""
+        return ImageRun(self.runner, self.prepared, self.layers, zoom, self._region, self.notes)
+
     def pixels(self, index: Index) -> np.ndarray:
         """Model pixels ``(3, y, x)`` of all that the tiles look at."""
         return self.prepared.pixels(index, self.zoom, self._bounds)

@@ -144,7 +144,7 @@ def _between(
     other = np.take_along_axis(other, chosen[..., None], -1)[..., 0]
     low = values[drawn[each, one], tried].astype(np.int64)
     high = values[drawn[each, other], tried]
-    return ((low + high) // 2).astype(np.uint8)
+    return np.asarray((low + high) // 2, np.uint8)
 
 
 def _purest(

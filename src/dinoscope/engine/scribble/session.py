@@ -30,6 +30,8 @@ Place = tuple[str, Index]
 
 #: Maps of planes in memory, in MB; those of the newest plane are kept whatever their size.
 FEATURES_MB = 400
+#: Planes are enlarged up to so many model pixels; finer tokens hardly help beside filters.
+MODEL_PIXELS = 2_500_000
 
 
 @dataclass
@@ -126,7 +128,9 @@ class ScribbleSession:
         run = self._runs.get(source)
         if run is None or _layout(run.prepared.image) != _layout(image):
             run = yield from open_image(image, self.model, self.options, self.zoom, self.store)
-            self.zoom = run.zoom
+            if self.zoom is None:
+                self.zoom = affordable(run.zoom, run.prepared.shape)
+                run = run.at(self.zoom) if self.zoom != run.zoom else run
             self.notes += [note for note in run.notes if note not in self.notes]
             self.forget(source)
             self._runs[source] = run
@@ -347,6 +351,18 @@ class ScribbleSession:
             threads=self.threads,
             tables=self._tables,
         )
+
+
+def affordable(zoom: float, shape: tuple[int, int]) -> float:
+    """`zoom`, or what a plane can be enlarged by without a long wait for its tokens.
+
+    Examples
+    --------
+    >>> affordable(2.0, (512, 512)), affordable(2.0, (4096, 4096)), affordable(0.5, (4096, 4096))
+    (2.0, 1.0, 0.5)
+    """
+    most = max(1.0, (MODEL_PIXELS / (shape[0] * shape[1])) ** 0.5)
+    return min(zoom, most)
 
 
 def clipped(region: Region, shape: tuple[int, int]) -> Region:
