@@ -95,7 +95,7 @@ def _lanes(total: np.ndarray) -> np.ndarray:
     if lanes == 1:
         return total.view(np.uint16)[None]
     shifts = (np.arange(lanes) * _LANE).astype(total.dtype)
-    return (total[None] >> shifts[:, None]).astype(np.uint16)
+    return np.asarray(total[None] >> shifts[:, None], np.uint16)
 
 
 def predict(
