@@ -284,10 +284,12 @@ def _pooled_detail(
         return str(graph.add("Div", mean(str(graph.add("Mul", what, gate))), total))
 
     image = graph.to_own("image")
-    grid = {"kernel_shape": [side] * 2, "strides": [side] * 2}
-    bright = gated(str(graph.add("AveragePool", image, **grid)))
-    squares = graph.add("Mul", image, image)
-    square = gated(str(graph.add("AveragePool", squares, **grid)))
+
+    def by_patch(pixels: str) -> str:
+        return str(graph.add("AveragePool", pixels, kernel_shape=[side] * 2, strides=[side] * 2))
+
+    bright = gated(by_patch(image))
+    square = gated(by_patch(str(graph.add("Mul", image, image))))
     variance = graph.add("Sub", square, graph.add("Mul", bright, bright))
     least = graph.add("Max", variance, graph.number(0))
     spread = graph.add("Sqrt", graph.add("Add", least, graph.number(1e-4)))
