@@ -218,13 +218,19 @@ def classifier(base: str | Path, cells: Cells, joint: Model | None = None) -> Mo
     model.keep_heads(["classification"])
     head = model.heads["classification"]
     if joint is None:
-        with torch.no_grad():  # the tokens' part: what they say comes in slowly
-            head.out.weight[:, -(model.token_dim + model.backbone.embed_dim) :] *= 0.1
+        forget_tokens(model)
     else:
         rows = slice(cells.offset, cells.offset + len(cells.names))
         state = joint.heads["classification"].state_dict()
         head.load_state_dict({n: t[rows] if n.startswith("out.") else t for n, t in state.items()})
     return model.to(cells.pixels.device)
+
+
+@torch.no_grad()
+def forget_tokens(model: Model) -> None:
+    """Let the head begin with its pixel branch: what tokens say is learned later, from nothing."""
+    out = model.heads["classification"].out
+    out.weight[:, -(model.token_dim + 2 * model.backbone.embed_dim) :] = 0.0
 
 
 def adapt(model: Model, cells: Cells, settings: CellSettings) -> int:

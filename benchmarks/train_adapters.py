@@ -14,8 +14,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.cells import Cells, CellSettings, adapt, calibrate, classifier, describe, pretrain
-from benchmarks.train_embedded import CLASSIFIED, single_cells
+from benchmarks.cells import Cells, CellSettings, adapt, calibrate, classifier, describe, forget_tokens, pretrainfrom benchmarks.train_embedded import CLASSIFIED, single_cells
 from dinoscope.models.checkpoint import load_model, save_model
 from dinoscope.models.device import import_torch
 
@@ -70,9 +69,11 @@ def main() -> None:
     if args.start:
         earlier = load_model(args.start, device="cpu").heads["classification"]
         model.heads["classification"].load_state_dict(earlier.state_dict())
+        if args.pixel_minutes:
+            forget_tokens(model)
     if args.pixel_minutes:
         pretrain(model, cells, settings)
-    later = replace(settings, seconds=60 * args.minutes, learning_rate=args.learning_rate / 2)
+    later = replace(settings, seconds=60 * args.minutes, learning_rate=args.learning_rate / 4)
     adapt(model, cells, later)
     print(f"temperature {calibrate(model, cells):.2f}")
     describe(model, every, cells, f"embedded-{args.name}", description, data)
