@@ -14,7 +14,17 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.cells import Cells, CellSettings, adapt, calibrate, classifier, describe, forget_tokens, pretrainfrom benchmarks.train_embedded import CLASSIFIED, single_cells
+from benchmarks.cells import (
+    Cells,
+    CellSettings,
+    adapt,
+    calibrate,
+    classifier,
+    describe,
+    forget_tokens,
+    pretrain,
+)
+from benchmarks.train_embedded import CLASSIFIED, single_cells
 from dinoscope.models.checkpoint import load_model, save_model
 from dinoscope.models.device import import_torch
 
