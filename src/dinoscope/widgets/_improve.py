@@ -28,6 +28,8 @@ class Improver(QObject):
 
     #: What would be trained: the data of ``improve_plan``, or ``None`` while it is not known.
     planned = Signal(object)
+    #: A plan is being made: that takes some seconds.
+    planning = Signal()
     started = Signal()
     progress = Signal(object)
     paused_changed = Signal(bool)
@@ -109,6 +111,7 @@ class Improver(QObject):
             "minutes": self.minutes,
         }
         self._planned_for = self._plan_basis()
+        self.planning.emit()
         job = self._plan_job = self._controller.submit("improve_plan", payload, self._images())
         job.done.connect(self.planned)
         job.failed.connect(self._on_plan_failed)

@@ -94,6 +94,7 @@ class ImproveCard(QWidget):
         self.keep_old.clicked.connect(self._on_keep_old)
         self.rounds.activated.connect(self._on_round)
         improver.planned.connect(self._on_plan)
+        improver.planning.connect(self._on_planning)
         improver.started.connect(self._on_started)
         improver.progress.connect(self._on_progress)
         improver.paused_changed.connect(self._on_paused)
@@ -105,6 +106,10 @@ class ImproveCard(QWidget):
 
     def _on_plan(self, plan: Mapping[str, Any] | None) -> None:
         set_tone(self.plan, *(plan_text(plan) if plan else (_NO_PLAN, "")))
+
+    def _on_planning(self) -> None:
+        if self.plan.text() == _NO_PLAN:
+            self.plan.setText("Finding out what this computer can train in that time …")
 
     def _on_started(self) -> None:
         self._step = 0
