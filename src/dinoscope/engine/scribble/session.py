@@ -361,8 +361,8 @@ def affordable(zoom: float, shape: tuple[int, int]) -> float:
     >>> affordable(2.0, (512, 512)), affordable(2.0, (4096, 4096)), affordable(0.5, (4096, 4096))
     (2.0, 1.0, 0.5)
     """
-    most = max(1.0, (MODEL_PIXELS / (shape[0] * shape[1])) ** 0.5)
-    return min(zoom, most)
+    most = max(1.0, float(MODEL_PIXELS / (shape[0] * shape[1])) ** 0.5)
+    return float(min(zoom, most))
 
 
 def clipped(region: Region, shape: tuple[int, int]) -> Region:
