@@ -26,6 +26,7 @@ from dinoscope.models.device import import_torch
 
 torch = import_torch()
 
+from benchmarks.probe import raise_layer_scale  # noqa: E402
 from dinoscope.arrays.axes import read_plane  # noqa: E402
 from dinoscope.arrays.decode import decode_instances  # noqa: E402
 from dinoscope.arrays.files import read_image  # noqa: E402
@@ -303,6 +304,25 @@ def scores(
     return result
 
 
+def fresh(seed: int) -> Model:
+    """The embedded architecture with random weights and the heads that ship."""
+    heads = {
+        "instance": task("instance").head_spec(()),
+        "semantic": task("semantic").head_spec(CLASSES),
+        "depth": task("depth").head_spec(()),
+    }
+    model = Model.fresh(
+        "embedded",
+        heads,
+        seed=seed,
+        diameter_px=DIAMETER_PX,
+        tile=TILE_PX,
+        normalization=NORMALIZATION.to_json(),
+    )
+    raise_layer_scale(model)
+    return model
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -323,25 +343,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    heads = {
-        "instance": task("instance").head_spec(()),
-        "semantic": task("semantic").head_spec(CLASSES),
-        "depth": task("depth").head_spec(()),
-    }
-    model = Model.fresh(
-        "embedded",
-        heads,
-        seed=options.seed,
-        diameter_px=DIAMETER_PX,
-        tile=TILE_PX,
-        normalization=NORMALIZATION.to_json(),
-    )
-    with (
-        torch.no_grad()
-    ):  # DINOv2 starts LayerScale at 1e-5, which suits 300 M images, not two hours
-        for name, parameter in model.named_parameters():
-            if ".ls1." in name or ".ls2." in name:
-                parameter.fill_(0.1)
+    model = fresh(options.seed)
     begun = time.time()
     cells = single_cells(options.data, set(options.exclude))
     if options.start:

@@ -38,12 +38,10 @@ from benchmarks.generator import Generator
 from benchmarks.retrain import VARIANTS, zero
 from benchmarks.train_adapters import SETS
 from benchmarks.train_embedded import (
-    CLASSES,
     CLASSIFIED,
     CROP_PX,
     DIAMETER_PX,
-    NORMALIZATION,
-    TILE_PX,
+    fresh,
     load,
     model_card,
     single_cells,
@@ -144,30 +142,6 @@ def composition(kinds: Sequence[str], batch: int) -> dict[str, int]:
             gap[counts <= 1] = -np.inf
         counts[int(gap.argmax())] += step
     return dict(zip(kinds, counts.tolist(), strict=True))
-
-
-def fresh(seed: int, classes: Sequence[str]) -> Model:
-    """The embedded architecture with random weights and the heads that are trained."""
-    heads = {
-        "instance": task("instance").head_spec(()),
-        "semantic": task("semantic").head_spec(CLASSES),
-        "depth": task("depth").head_spec(()),
-    }
-    model = Model.fresh(
-        "embedded",
-        heads,
-        seed=seed,
-        diameter_px=DIAMETER_PX,
-        tile=TILE_PX,
-        normalization=NORMALIZATION.to_json(),
-    )
-    with torch.no_grad():  # DINOv2's 1e-5 suits 300 M images, not minutes
-        for name, parameter in model.named_parameters():
-            if ".ls1." in name or ".ls2." in name:
-                parameter.fill_(0.1)
-    if classes:
-        model.add_head("classification", task("classification").head_spec(tuple(classes)))
-    return model
 
 
 def groups(model: Model, decay: float) -> list[dict[str, Any]]:
@@ -393,11 +367,12 @@ def run(options: argparse.Namespace) -> None:
         images, _ = real_images(options.data, exclude, options.device, spare)
         print(f"read in {time.perf_counter() - begun:.0f} s", flush=True)
         maker.feed(images.atlas, images.numbers)
-        model = fresh(options.seed, cells.classes)
         if options.start:
             model = load_model(options.start, device="cpu")
-            if cells.classes:
-                model.add_head("classification", task("classification").head_spec(cells.classes))
+        else:
+            model = fresh(options.seed)
+        if cells.classes:
+            model.add_head("classification", task("classification").head_spec(cells.classes))
         zero(model, options.variant)
         held = [Cells(cells, n, options.device) for n in CLASSIFIED if n in cells.validation]
         settings = Settings(
