@@ -420,6 +420,22 @@ def test_list_has_every_backbone_but_not_the_one_for_tests(shelves: tuple[Path, 
     json.dumps(list_models())
 
 
+def test_what_is_made_from_a_file_with_its_own_backbone_brings_it_too(tmp_path: Path) -> None:
+    first = Model.fresh("tiny-test", {"instance": HeadSpec("dense", 3)}, seed=3).eval()
+    save_model(first, tmp_path / "colleague.dinoscope", include_backbone=True)
+    child = load_model(tmp_path / "colleague.dinoscope", device="cpu")
+    add_lora(child, rank=2, blocks=1)
+    save_model(child.eval(), tmp_path / "mine.dinoscope")
+    (tmp_path / "colleague.dinoscope").unlink()
+    again = load_model(tmp_path / "mine.dinoscope", device="cpu", merge=False)
+    for name, tensor in first.backbone.vit.state_dict().items():
+        found = dict(again.backbone.vit.named_parameters())
+        kept = found.get(name, found.get(name.replace(".weight", ".base_layer.weight")))
+        kept = found.get(name.replace(".bias", ".base_layer.bias")) if kept is None else kept
+        assert kept is not None, name
+        assert torch.equal(kept, tensor), name
+
+
 def test_packaged_adapter_finds_the_packaged_backbone(shelves: tuple[Path, Path]) -> None:
     packaged, _ = shelves
     base = Model.fresh("embedded", {"instance": HeadSpec("dense", 3)}, seed=3).eval()

@@ -148,7 +148,8 @@ def save_model(
         Ends in ``.dinoscope``. An older file is replaced only by a complete new one.
     include_backbone : bool
         Store the backbone's weights too. They are stored in any case where they are not those
-        that the card's `backbone_hash` names (a backbone that was trained itself).
+        that the card's `backbone_hash` names (a backbone that was trained itself), and where the
+        model came from a file that brought them.
     half : bool
         Round to float16, half the size. Values that float16 holds exactly are stored so anyway.
 
@@ -177,7 +178,7 @@ def save_model(
                 base_hash = model.card.backbone_hash  # what the adapter belongs to
             else:
                 config, adapter_state = None, {}  # part of the weights now
-    complete = include_backbone or base_hash != model.card.backbone_hash
+    complete = include_backbone or model.carries_backbone or base_hash != model.card.backbone_hash
     tensors = {n: _pack(t, half) for n, t in original.items() if not n.startswith("backbone.")}
     tensors |= {_ADAPTER + n: _pack(t, half) for n, t in adapter_state.items()}
     if complete:
@@ -244,6 +245,7 @@ def _load_file(path: Path, source: _Source, merge: bool) -> Model:
     own = _part(tensors, _VIT)
     if own:
         _fill(model.backbone.vit, own, path)
+        model.carries_backbone = not _packaged(path, model)
     else:
         _fill_base(model, path, source)
     heads = {n: t for n, t in tensors.items() if not n.startswith((_VIT, _ADAPTER))}
@@ -254,6 +256,12 @@ def _load_file(path: Path, source: _Source, merge: bool) -> Model:
         (adapter.merge_lora if merge else adapter.load_lora)(model, state, config)
     model.digest = contents.digest
     return model
+
+
+def _packaged(path: Path, model: Model) -> bool:
+    """Whether a file with a backbone is the one that ships, which everybody has."""
+    spec = model.backbone.spec
+    return spec.source == "packaged" and path.resolve() == packaged_file(spec).resolve()
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

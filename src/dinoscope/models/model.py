@@ -37,6 +37,9 @@ class Model(nn.Module):
         #: What identifies the file it was loaded from (``container.model_hash``); empty for a
         #: fresh model.
         self.digest = ""
+        #: Whether its file brought backbone weights of its own, which others cannot get elsewhere:
+        #: what is made from it has to bring them too.
+        self.carries_backbone = False
         self.backbone = backbone
         self.decoder: DenseDecoder | None = None
         self.heads = nn.ModuleDict()
