@@ -14,8 +14,6 @@ import argparse
 import os
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +21,14 @@ import napari
 from napari.utils.notifications import notification_manager
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication, QTableWidget
+from qtpy.QtWidgets import QTableWidget
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from docs.make_screenshots import IMAGES, PLUGIN, SIZE, until, wait
+
 from benchmarks.hand import Hand
 
-IMAGES = Path(__file__).resolve().parent / "images"
-SIZE = (1480, 940)
-PLUGIN = "napari-dinoscope"
 #: Strokes on the sample *ihc*: class row, then corners as row and column.
 STROKES = (
     (1, ((100, 100), (120, 110), (140, 115))),
@@ -43,24 +40,6 @@ STROKES = (
 )
 #: The lumen of a gland.
 CORRECTION = (0, ((112, 328), (135, 342), (155, 352)))
-
-
-def wait(seconds: float = 0.3) -> None:
-    """Let the window work for a while."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        QApplication.processEvents()
-        time.sleep(0.01)
-
-
-def until(ready: Callable[[], Any], what: str, timeout_s: float = 900) -> None:
-    """Let the window work until something is true."""
-    end = time.monotonic() + timeout_s
-    while not ready():
-        if time.monotonic() > end:
-            raise TimeoutError(f"waited {timeout_s} s for {what}")
-        QApplication.processEvents()
-        time.sleep(0.005)
 
 
 def type_name(table: QTableWidget, row: int, name: str) -> None:
