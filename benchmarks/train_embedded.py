@@ -62,22 +62,22 @@ CLASSES = ("background", "nucleus", "cell", "rod", "filament", "membrane")
 NORMALIZATION = Normalization()
 #: Share of the crops each set gives; DSB2018 by modality, so that rare stains are seen enough.
 WEIGHTS = {
-    "fluo_small": 0.18,
-    "fluo_large": 0.16,
+    "fluo_small": 0.13,
+    "fluo_large": 0.14,
     "histology_purple": 0.16,
     "histology_white": 0.08,
-    "brightfield_gray": 0.04,
-    "fluo_tissue": 0.02,
-    "usiigaci": 0.12,
+    "brightfield_gray": 0.05,
+    "fluo_tissue": 0.03,
+    "usiigaci": 0.18,
     "nuclei": 0.01,
     "touching": 0.02,
-    "rods": 0.05,
+    "rods": 0.04,
     "phase": 0.02,
     "brightfield": 0.02,
-    "tissue": 0.03,
+    "tissue": 0.02,
     "filaments": 0.005,
     "membranes": 0.005,
-    "surface": 0.08,
+    "surface": 0.12,
 }
 #: Single-cell sets by folder: their axes.
 CLASSIFIED = {"rbc12_crops": None, "cellcycle_ifc": "CYX"}
