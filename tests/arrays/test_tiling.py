@@ -28,6 +28,8 @@ options = st.sampled_from(
         {"tile_min": 224, "tile_max": 224},
         {"tile_min": 112, "tile_max": 300, "margin": 30},
         {"tile_min": 64, "tile_max": 128, "patch": 16, "margin": 0},
+        {"tile_min": 336, "tile_max": 560, "margin": 28, "knee": 2304},
+        {"tile_min": 28, "tile_max": 560, "margin": 0, "knee": 1},
     ]
 )
 
@@ -63,6 +65,47 @@ def test_no_other_tile_size_needs_fewer_tokens(length: int) -> None:
     for side in range(448, 561, 14):
         count = 1 + math.ceil((math.ceil(length / 14) * 14 - side) / (side - 14))
         assert cost <= count * side
+
+
+def cost(grid: TileGrid, knee: float) -> float:
+    tokens = grid.tile_shape[0] * grid.tile_shape[1] / 14**2
+    return len(grid.tiles) * tokens * (1 + tokens / knee)
+
+
+@settings(deadline=None)
+@given(sides, sides)
+def test_no_other_tile_size_costs_less_than_a_twentieth_less(height: int, width: int) -> None:
+    grid = tile_grid((height, width), tile_min=336, margin=28, knee=2304)
+    for tall, wide in itertools.product(range(336, 561, 14), repeat=2):
+        alone = {"patch": 14, "margin": 28}
+        rows = tile_grid((height, 1), tile_min=tall, tile_max=max(tall, 112), **alone)
+        columns = tile_grid((width, 1), tile_min=wide, tile_max=max(wide, 112), **alone)
+        other = TileGrid(
+            grid.shape,
+            (rows.tile_shape[0], columns.tile_shape[0]),
+            grid.shape,
+            rows.tiles * len(columns.tiles),
+        )
+        if height > 560 or width > 560:
+            assert cost(grid, 2304) <= cost(other, 2304) / 0.95 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("side", "tile", "count"), [(512, 518, 1), (1024, 364, 9), (2048, 434, 25), (4096, 350, 169)]
+)
+def test_attention_makes_smaller_tiles_cheaper_on_large_planes(
+    side: int, tile: int, count: int
+) -> None:
+    grid = tile_grid((side, side), tile_min=336, margin=28, knee=2304)
+    plain = tile_grid((side, side), margin=28)
+    assert (grid.tile_shape, len(grid.tiles)) == ((tile, tile), count)
+    assert cost(grid, 2304) <= (1 if side == 512 else 0.85) * cost(plain, 2304)
+
+
+@given(sides, sides)
+def test_a_narrow_range_gives_the_grid_of_fewest_tokens(height: int, width: int) -> None:
+    options = {"tile_min": 224, "tile_max": 252, "margin": 28}  # of the embedded model
+    assert tile_grid((height, width), **options, knee=1152) == tile_grid((height, width), **options)
 
 
 @settings(max_examples=25, deadline=None)
@@ -122,7 +165,14 @@ def test_an_empty_image_has_no_grid(shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "kwargs", [{"tile_min": 600}, {"tile_min": 14, "tile_max": 14}, {"patch": 0}, {"margin": -1}]
+    "kwargs",
+    [
+        {"tile_min": 600},
+        {"tile_min": 14, "tile_max": 14},
+        {"patch": 0},
+        {"margin": -1},
+        {"knee": 0},
+    ],
 )
 def test_contradictory_options_are_refused(kwargs: dict[str, int]) -> None:
     with pytest.raises(InputError, match="expected"):

@@ -6,6 +6,7 @@ predicted with the tiles that cover it agrees with the whole plane.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -16,6 +17,9 @@ from dinoscope.errors import InputError
 
 #: A tile is never smaller than this many patches along a side.
 LEAST_PATCHES = 8
+#: A grid of more tokens than need be must save this share of the cost: larger tiles see more of
+#: what is around an object, and each has a cost that no formula counts.
+LEAST_GAIN = 0.05
 
 
 @dataclass(frozen=True)
@@ -67,8 +71,12 @@ def tile_grid(
     tile_max: int = 560,
     patch: int = 14,
     margin: int = 14,
+    knee: float = math.inf,
 ) -> TileGrid:
-    """The grid of fewest tokens whose neighbouring tiles overlap by at least `margin` pixels.
+    """The cheapest grid whose neighbouring tiles overlap by at least `margin` pixels.
+
+    A tile of n tokens costs n·(1 + n / `knee`). The grid of fewest tokens is kept where another
+    one saves less than a twentieth.
 
     Parameters
     ----------
@@ -81,6 +89,9 @@ def tile_grid(
         Side of a token in pixels; tiles begin and end at multiples of it.
     margin : int
         Least overlap in pixels.
+    knee : float
+        Tokens of a tile at which attention, which grows with their square, costs as much as all
+        the rest. Infinite: tokens alone count.
 
     Raises
     ------
@@ -96,9 +107,10 @@ def tile_grid(
     height, width = (int(n) for n in shape)
     if height < 1 or width < 1:
         raise InputError(f"image has shape {(height, width)}", expected="at least one pixel")
-    if patch < 1 or margin < 0:
+    if patch < 1 or margin < 0 or not knee > 0:
         raise InputError(
-            f"patch is {patch} and margin {margin}", expected="patch >= 1 and margin >= 0"
+            f"patch is {patch}, margin {margin} and knee {knee}",
+            expected="patch >= 1, margin >= 0 and knee > 0",
         )
     smallest = max(math.ceil(tile_min / patch), 1)
     largest = tile_max // patch
@@ -108,8 +120,10 @@ def tile_grid(
             f"tiles of {tile_min} to {tile_max} px with a margin of {margin} px",
             expected=f"tile_min <= tile_max, which holds a multiple of {patch} above the margin",
         )
-    rows, tall = _places(math.ceil(height / patch), smallest, largest, overlap)
-    columns, wide = _places(math.ceil(width / patch), smallest, largest, overlap)
+    lengths = math.ceil(height / patch), math.ceil(width / patch)
+    down, across = (_splits(n, smallest, largest, overlap) for n in lengths)
+    (count_y, tall), (count_x, wide) = _cheapest(down, across, knee)
+    rows, columns = _places(lengths[0], count_y, tall), _places(lengths[1], count_x, wide)
     return TileGrid(
         shape=(height, width),
         tile_shape=(tall * patch, wide * patch),
@@ -203,17 +217,37 @@ class Stitcher:
         return self._sum
 
 
-def _places(length: int, smallest: int, largest: int, overlap: int) -> tuple[list[int], int]:
-    """Where tiles begin along one axis, and their length; everything counted in patches."""
+def _splits(length: int, smallest: int, largest: int, overlap: int) -> list[tuple[int, int]]:
+    """Numbers of tiles along an axis with their length, in patches; that of fewest tokens first."""
     if length <= largest:
-        return [0], max(length, LEAST_PATCHES)
+        return [(1, max(length, LEAST_PATCHES))]
     options = []
     for size in range(max(smallest, overlap + 1), largest + 1):
         count = 1 + math.ceil((length - size) / (size - overlap))
-        options.append((count * size, count, size))
-    _, count, size = min(options)
-    places = [round(i * (length - size) / (count - 1)) for i in range(count)]
-    return places, size
+        options.append((count, size))
+    return sorted(options, key=lambda split: (split[0] * split[1], split))
+
+
+def _cheapest(
+    down: list[tuple[int, int]], across: list[tuple[int, int]], knee: float
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The splits of the two axes that cost least together."""
+
+    def cost(pair: tuple[tuple[int, int], tuple[int, int]]) -> float:
+        (count_y, tall), (count_x, wide) = pair
+        tokens = tall * wide
+        return count_y * count_x * tokens * (1 + tokens / knee)
+
+    fewest = down[0], across[0]
+    best = min(itertools.product(down, across), key=cost)
+    return best if cost(best) < (1 - LEAST_GAIN) * cost(fewest) else fewest
+
+
+def _places(length: int, count: int, size: int) -> list[int]:
+    """Where `count` tiles begin along an axis, spread evenly, in patches."""
+    if count == 1:
+        return [0]
+    return [round(i * (length - size) / (count - 1)) for i in range(count)]
 
 
 def _weights(starts: list[int], size: int) -> dict[int, np.ndarray]:

@@ -75,8 +75,16 @@ class Runner:
     def grid(self, shape: tuple[int, int]) -> TileGrid:
         """The grid that the model's card asks for, on a plane of model pixels."""
         low, high = self.limits.tile_range(*self.model.card.tile)
-        patch = self.model.backbone.patch
-        return tile_grid(shape, tile_min=low, tile_max=high, patch=patch, margin=MARGIN_PX)
+        spec = self.model.backbone.spec
+        return tile_grid(
+            shape,
+            tile_min=low,
+            tile_max=high,
+            patch=self.model.backbone.patch,
+            margin=MARGIN_PX,
+            # A block multiplies 12·N·D² numbers in its linear layers, 2·N²·D in attention.
+            knee=6 * spec.embed_dim,
+        )
 
     def tiles(
         self,

@@ -10,6 +10,12 @@ from typing import Any
 from dinoscope import __version__
 from dinoscope.errors import ModelFileError
 
+#: Sides of a backbone's tiles where no training of ours chose others. DINOv2 learnt on crops of 224
+#: px and at last on 518 (Oquab et al. 2023, arXiv:2304.07193): sizes between are familiar to it. At
+#: 336 px a token still sees half again as far as in most of that training; below, overlaps take up
+#: what attention saves.
+TILE = (336, 560)
+
 HEAD_KINDS = ("dense", "bins", "pooled", "pooled-detail")
 
 
@@ -60,7 +66,7 @@ class ModelCard:
     trained at; images are resampled so that their objects have it. ``None``: images are resampled
     by `zoom` alone (classes that live on absolute size). `normalization` is the JSON form of
     :class:`dinoscope.arrays.normalize.Normalization`. `tile` is the range of tile sides in model
-    pixels.
+    pixels; see `TILE`.
     """
 
     name: str
@@ -73,7 +79,7 @@ class ModelCard:
     zoom: float = 1.0
     pixel_size_um: float | None = None
     channels: tuple[str, ...] = ()
-    tile: tuple[int, int] = (448, 560)
+    tile: tuple[int, int] = TILE
     adapter: Mapping[str, Any] | None = None
     description: str = ""
     licence: str = ""
