@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -153,7 +155,23 @@ def test_closing_a_run_ends_the_thread_that_reads_ahead(full_model: Model) -> No
     assert not [t for t in threading.enumerate() if t.name.startswith("dinoscope-pixels")]
 
 
-def test_batches_are_as_large_as_the_cache_allows() -> None:
-    assert dense.BATCH_PIXELS // 518**2 == 1
-    assert dense.BATCH_PIXELS // 224**2 >= 4
-    assert dense.CARD_BATCH_PIXELS // 518**2 == 8
+def test_batches_hold_so_many_pixels_and_are_of_one_size(
+    full_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = Runner(full_model)
+    assert runner._tiles_at_once((518, 518)) == 2
+    assert runner._tiles_at_once((252, 252)) == 9
+    assert replace(runner, device="cuda")._tiles_at_once((518, 518)) == 8
+
+    monkeypatch.setattr(dense, "BATCH_PIXELS", 4 * 112 * 112)
+    grid = tile_grid((300, 300), tile_min=112, tile_max=112, margin=14)
+    assert len(grid.tiles) == 9
+    sizes = [len(batch.tiles) for batch in runner.tiles(np.zeros((3, 300, 300), np.float32), grid)]
+    assert sizes == [3, 3, 3]
+
+
+def test_wide_tokens_go_through_in_smaller_batches() -> None:
+    spec = SimpleNamespace(embed_dim=1024)
+    wide = SimpleNamespace(backbone=SimpleNamespace(spec=spec))
+    assert Runner(wide)._tiles_at_once((518, 518)) == 1  # type: ignore[arg-type]
+    assert Runner(wide)._tiles_at_once((252, 252)) == 3  # type: ignore[arg-type]
