@@ -85,8 +85,16 @@ def _labels(session: Any, image: Any, scribbles: np.ndarray) -> np.ndarray:
     pixels = np.flatnonzero(scribbles)
     session.set_strokes("image", (), pixels, scribbles.ravel()[pixels])
     features = _finish(session.features("image", (), image))
-    session.fit()
+    session.fit(calibrate=False)
     return np.asarray(session.predict("image", (), features).labels)
+
+
+def _first_labels(session: Any, image: Any, scribbles: np.ndarray) -> np.ndarray:
+    """The first strokes to the first labels of the whole plane that are shown."""
+    pixels = np.flatnonzero(scribbles)
+    session.set_strokes("image", (), pixels, scribbles.ravel()[pixels])
+    found = _finish(session.rough("image", (), image))
+    return np.asarray(found.labels) if found is not None else _labels(session, image, scribbles)
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -109,22 +117,28 @@ def engine_rows(settings: Settings) -> Iterator[Row]:
     table = forest_features(pixels[None])
     from skimage.future import predict_segmenter
 
-    times: dict[str, list[float]] = {n: [] for n in ("first", "later", "forest", "kept")}
+    names = ("first", "sharp", "later", "forest", "kept")
+    times: dict[str, list[float]] = {n: [] for n in names}
     for turn in range(ROUNDS + 1):
         session = _session(model, threads)
-        first = _seconds(lambda s=session: _labels(s, image, few))
+        first = _seconds(lambda s=session: _first_labels(s, image, few))
+        sharp = first + _seconds(lambda s=session: _labels(s, image, few))
         later = _seconds(lambda s=session: _labels(s, image, more))
         whole = _seconds(
             lambda: predict_segmenter(kept := forest_features(pixels[None]), fit_forest(kept, few))
         )
         kept = _seconds(lambda: predict_segmenter(table, fit_forest(table, more)))
         if turn:  # the first round only warms up
-            for name, value in zip(times, (first, later, whole, kept), strict=True):
+            for name, value in zip(names, (first, sharp, later, whole, kept), strict=True):
                 times[name].append(value)
     middle = {name: statistics.median(values) for name, values in times.items()}
     painted = int((few > 0).sum()), int((more > 0).sum())
     yield Row(
         f"first stroke ({painted[0]} px) to labels of {SIDE}², nothing kept, s", middle["first"]
+    )
+    yield Row(
+        f"first stroke to labels of {SIDE}² from all tokens, which follow by themselves, s",
+        middle["sharp"],
     )
     yield Row(f"later stroke ({painted[1]} px) to labels of {SIDE}², s", middle["later"])
     yield Row(

@@ -109,6 +109,33 @@ def test_preparing_ahead_makes_the_image_needless(worker: Worker, session: str) 
     assert np.allclose(found["probabilities"].sum(0), 1, atol=1e-3)
 
 
+def test_a_large_plane_has_first_labels_before_its_tokens(worker: Worker, session: str) -> None:
+    side = 768
+    rows, columns = np.mgrid[:side, :side]
+    noise = np.random.default_rng(0).normal(0, 20, (side, side))
+    pixels = np.where(columns < side // 2, 300 + 100 * np.sin(rows / 3), 0) + noise
+    image = {"image": ImageInput(pixels.astype(np.float32), "YX", name="large")}
+    layer = np.zeros((side, side), np.uint8)
+    layer[100:180, 150], layer[500:580, 200] = 2, 2
+    layer[100:180, 600], layer[500:580, 700] = 1, 1
+    painted = np.flatnonzero(layer)
+    plane = {"session": session, "source": "large", "index": ()}
+    stroke = {"source": "large", "index": (), "pixels": painted, "codes": layer.ravel()[painted]}
+    truth = np.where(columns < side // 2, 2, 1)
+    region = (10, 20, 700, 768)
+    worker("preview", image, **plane, strokes=[stroke], region=region)
+    first, then = (np.asarray(p["labels"]) for p in worker.planes)
+    assert (first == truth[10:700, 20:]).mean() > 0.9
+    assert (then == truth[10:700, 20:]).mean() > 0.9
+    # The same labels as where the tokens were there from the start: nothing of the first remains.
+    other = str(worker("open", model="embedded", options=OPTIONS, codes=(1, 2))["session"])
+    plane["session"] = other
+    worker("prepare", image, **plane)
+    worker("preview", image, **plane, strokes=[stroke], region=region)
+    assert len(worker.planes) == 1
+    assert np.array_equal(worker.planes[0]["labels"], then)
+
+
 def test_a_region_is_that_part_of_the_whole(worker: Worker, session: str) -> None:
     whole = worker.labels(session, strokes=[{"source": "s", "index": (0,), **BOTH}])
     part = worker.labels(session, region=(11, 40, 70, 200))

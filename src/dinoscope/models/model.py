@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -153,3 +154,13 @@ class Model(nn.Module):
                 pooled = pool_tokens(self.pooled_features(features, x, task))
                 outputs[task] = self.decode_pooled(pooled, task)
         return outputs
+
+
+def with_layers(model: Model, layers: tuple[int, ...]) -> Model:
+    """A view of `model` that returns the tokens of other blocks; all weights are shared."""
+    backbone: Backbone = copy.copy(model.backbone)
+    backbone.layers = layers
+    view = copy.copy(model)
+    # A module's children live in a dictionary, which a shallow copy would share.
+    view._modules = {**model._modules, "backbone": backbone}
+    return view

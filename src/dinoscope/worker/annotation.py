@@ -17,10 +17,12 @@ prepare            ``session``, ``source``, ``index``;              ``seconds``,
                    image ``image``                                  ``shape``, ``zoom``
 strokes            ``session``, ``source``, ``index``,              ``count``
                    ``pixels``, ``codes``: all of that plane
-preview            ``session``, ``source``, ``index``, ``region``   plane: ``source``, ``index``,
-                   [all], ``want`` [labels], ``strokes`` [none]:    ``region``, ``labels``,
-                   dicts as above; image ``image`` where not        ``uncertainty``,
-                   prepared, others by their source                 ``probabilities``; done:
+preview            ``session``, ``source``, ``index``, ``region``   plane (twice where the plane is
+                   [all], ``want`` [labels], ``strokes`` [none]:    new: first labels, then those
+                   dicts as above; image ``image`` where not        of all tokens): ``source``,
+                   prepared, others by their source                 ``index``, ``region``,
+                                                                    ``labels``, ``uncertainty``,
+                                                                    ``probabilities``; done:
                                                                     ``seconds``, ``classes``,
                                                                     ``ece``, ``temperature``,
                                                                     ``accuracy_heldout``, ``notes``
@@ -61,6 +63,7 @@ from dinoscope.engine.scribble.objects import (
     split_objects,
 )
 from dinoscope.engine.scribble.persist import save_classifier
+from dinoscope.engine.scribble.predicting import Prediction
 from dinoscope.engine.scribble.session import ScribbleSession
 from dinoscope.errors import InputError
 from dinoscope.types import ImageInput, Progress
@@ -119,26 +122,24 @@ def preview(context: JobContext) -> Steps:
         )
     seconds: dict[str, float] = {}
     clock = time.perf_counter()
-    features = yield from session.features(source, index, _image(context, source, "image"))
+    image, region = _image(context, source, "image"), payload.get("region")
+    first = yield from session.rough(source, index, image, region, want)
+    if first is not None:
+        yield _labels(first, source, index, region)
+    features = yield from session.features(source, index, image)
     for place in session.unread():
         image = context.images.get(place[0])
         if image is not None:
             yield from session.features(*place, image)
     seconds["encode"] = time.perf_counter() - clock
     clock = time.perf_counter()
-    classifier = session.fit()
+    session.fit(calibrate=want != ("labels",))
     seconds["fit"] = time.perf_counter() - clock
     clock = time.perf_counter()
-    region = payload.get("region")
     found = session.predict(source, index, features, region, want)
     seconds["predict"] = time.perf_counter() - clock
-    data: dict[str, Any] = {"source": source, "index": index, "region": region}
-    data["labels"] = found.labels
-    if found.uncertainty is not None:
-        data["uncertainty"] = found.uncertainty
-    if found.probabilities is not None:
-        data["probabilities"] = found.probabilities
-    yield Event("plane", data)
+    yield _labels(found, source, index, region)
+    classifier = session.fit()  # calibrated, after the labels are on their way
     return {
         "seconds": seconds,
         "classes": _codes(session),
@@ -147,6 +148,16 @@ def preview(context: JobContext) -> Steps:
         "accuracy_heldout": classifier.accuracy if classifier else None,
         "notes": [*session.notes, *_unread_notes(session)],
     }
+
+
+def _labels(found: Prediction, source: str, index: Index, region: Any) -> Event:
+    data: dict[str, Any] = {"source": source, "index": index, "region": region}
+    data["labels"] = found.labels
+    if found.uncertainty is not None:
+        data["uncertainty"] = found.uncertainty
+    if found.probabilities is not None:
+        data["probabilities"] = found.probabilities
+    return Event("plane", data)
 
 
 def next_place(context: JobContext) -> Steps:

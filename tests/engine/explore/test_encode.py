@@ -10,12 +10,13 @@ import torch
 
 from dinoscope.arrays.normalize import Normalization, limits, to_model_input
 from dinoscope.config import ExploreOptions
-from dinoscope.engine.explore.encode import encode, load_original, resolve_layers, with_layers
+from dinoscope.engine.dense import Runner
+from dinoscope.engine.explore.encode import encode, load_original, resolve_layers
 from dinoscope.engine.explore.store import EncodedPlane, TokenStore
 from dinoscope.errors import DeviceError, InputError, OutputError
 from dinoscope.models.adapter import add_lora
 from dinoscope.models.checkpoint import load_model, save_model
-from dinoscope.models.model import Model
+from dinoscope.models.model import Model, with_layers
 from dinoscope.types import ImageInput
 
 End = Callable[..., Any]
@@ -116,10 +117,10 @@ def test_damaged_weights_are_noticed(end: End, stack: ImageInput) -> None:
 def test_too_little_memory_is_an_error_to_act_on(
     end: End, model: Model, stack: ImageInput, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: Model, x: torch.Tensor) -> None:
+    def full(self: Runner, x: torch.Tensor) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(Model, "encode", full)
+    monkeypatch.setattr(Runner, "_encode", full)
     with pytest.raises(DeviceError, match="not enough memory for a tile"):
         end(encode(stack, model, ExploreOptions(threads=1, zoom=1)))
 

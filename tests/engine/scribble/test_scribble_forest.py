@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from dinoscope.engine.scribble.calibration import ece, fit_temperature, sharpen
-from dinoscope.engine.scribble.classifier import Classifier, Samples, fit, stroke_numbers
+from dinoscope.engine.scribble.classifier import (
+    MANY,
+    Classifier,
+    Samples,
+    calibrated,
+    fit,
+    stroke_numbers,
+)
 from dinoscope.engine.scribble.features import PlaneFeatures, Projection
 from dinoscope.engine.scribble.forest import grow
 from dinoscope.engine.scribble.next_place import least_certain
@@ -112,12 +119,30 @@ def test_strokes_are_held_out_whole() -> None:
     strokes = np.repeat(np.arange(40), 30)
     own = rng.integers(0, 256, (40, 6)).astype(np.uint8)
     codes = (strokes % 2 + 1).astype(np.uint8)
-    classifier = fit(Samples(own[strokes], codes, strokes))
+    samples = Samples(own[strokes], codes, strokes)
+    plain = fit(samples)
+    assert plain.accuracy is None
+    classifier = calibrated(plain, samples)
+    assert classifier.forest is plain.forest
     assert (
         classifier.codes[classifier.probabilities(own[strokes]).argmax(1)] == codes
     ).mean() > 0.9
     assert classifier.accuracy is not None
     assert classifier.accuracy < 0.75
+
+
+def test_many_strokes_grow_deeper_trees_that_planes_are_predicted_by_all_the_same() -> None:
+    values, truth = rings(n=MANY)
+    codes = (truth + 1).astype(np.uint8)
+    few = fit(Samples(values[:500], codes[:500], np.arange(500)))
+    many = fit(Samples(values, codes, np.arange(MANY)))
+    assert many.forest.features.shape[1] > few.forest.features.shape[1]
+    fresh, expected = rings(n=900, seed=1)
+    maps = np.ascontiguousarray(fresh.T.reshape(8, 30, 30))
+    labels = predict(many, PlaneFeatures((30, 30), 1, maps)).labels.ravel()
+    assert (labels == many.probabilities(fresh).argmax(1) + 1).mean() > 0.99
+    right = [(c.probabilities(fresh).argmax(1) == expected).mean() for c in (few, many)]
+    assert right[1] > right[0]
 
 
 def test_touching_pixels_of_one_code_are_one_stroke() -> None:

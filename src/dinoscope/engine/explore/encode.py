@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import time
 from collections.abc import Generator, Sequence
@@ -15,9 +14,9 @@ import numpy as np
 from dinoscope.arrays.axes import Index, Region, clip_region, plane_indices
 from dinoscope.arrays.patches import PatchGrid
 from dinoscope.arrays.resample import scaled_shape
-from dinoscope.arrays.tiling import Tile, TileGrid
+from dinoscope.arrays.tiling import Stitcher, Tile, TileGrid
 from dinoscope.config import ExploreOptions, PredictOptions, parse_layers
-from dinoscope.engine.dense import Runner
+from dinoscope.engine.dense import EncodedTiles, Runner
 from dinoscope.engine.explore.store import EncodedPlane, TokenStore
 from dinoscope.engine.limits import TileTooLarge
 from dinoscope.engine.predict import open_runner, prepare
@@ -25,10 +24,12 @@ from dinoscope.engine.scale import Prepared, zoom_for
 from dinoscope.engine.tokens import TokenJoiner
 from dinoscope.errors import DeviceError, InputError
 from dinoscope.models.adapter import remove_lora
-from dinoscope.models.backbone import Backbone
+from dinoscope.models.backbone import FeatureMap
 from dinoscope.models.checkpoint import load_model
-from dinoscope.models.model import Model
+from dinoscope.models.device import set_threads
+from dinoscope.models.model import Model, with_layers
 from dinoscope.models.registry import layer_indices
+from dinoscope.models.runtime.choose import Engine
 from dinoscope.types import ImageInput, Progress
 
 #: The adapter of these goes elsewhere, so the tokens are the same with and without.
@@ -115,16 +116,6 @@ def resolve_layers(text: str, depth: int) -> tuple[int, ...]:
             expected=f"blocks from 0 to {depth - 1}",
         )
     return found
-
-
-def with_layers(model: Model, layers: tuple[int, ...]) -> Model:
-    """A view of `model` that returns the tokens of other blocks; all weights are shared."""
-    backbone: Backbone = copy.copy(model.backbone)
-    backbone.layers = layers
-    view = copy.copy(model)
-    # A module's children live in a dictionary, which a shallow copy would share.
-    view._modules = {**model._modules, "backbone": backbone}
-    return view
 
 
 def load_original(name_or_path: str | Path, **options: Any) -> Model:
@@ -253,8 +244,14 @@ def open_image(
     options: ExploreOptions,
     zoom: float | None,
     store: TokenStore,
+    *,
+    objects: bool = False,
 ) -> Generator[Progress, None, ImageRun]:
-    """Look at an image once: its limits, and its zoom where that is not given; see `encode`."""
+    """Look at an image once: its limits, and its zoom where that is not given; see `encode`.
+
+    With `objects`, the maps of the instance head come along, where the model has one and computes
+    the wanted layers for its heads anyway.
+    """
     predict = PredictOptions(
         tasks=("pca",),
         channels=options.channels,
@@ -283,8 +280,14 @@ def open_image(
         if place not in store.zooms:
             store.zooms[place] = zoom_for(prepared, runner)[0]
         zoom = store.zooms[place]
-    view = Runner(with_layers(model, layers), runner.device, runner.dtype)
-    return ImageRun(view, prepared, layers, zoom, region or (0, 0, *prepared.shape), notes)
+    objects = objects and "instance" in model.heads and set(layers) <= set(model.backbone.layers)
+    seen = tuple(model.backbone.layers) if objects else layers
+    engine = Engine(
+        model, runner.device, runner.dtype, threads=set_threads(options.threads), layers=seen
+    )
+    view = Runner(with_layers(model, seen), runner.device, runner.dtype, engine=engine)
+    region = region or (0, 0, *prepared.shape)
+    return ImageRun(view, prepared, layers, zoom, region, notes, objects=objects)
 
 
 class ImageRun:
@@ -298,8 +301,11 @@ class ImageRun:
         zoom: float,
         region: Region,
         notes: Sequence[str],
+        *,
+        objects: bool = False,
     ) -> None:
         self.runner = runner
+        self.objects = objects
         self.prepared = prepared
         self.layers = layers
         self.zoom = zoom
@@ -335,7 +341,23 @@ class ImageRun:
 
     def at(self, zoom: float) -> ImageRun:
         """The same image at another zoom."""
-        return ImageRun(self.runner, self.prepared, self.layers, zoom, self._region, self.notes)
+        return ImageRun(
+            self.runner,
+            self.prepared,
+            self.layers,
+            zoom,
+            self._region,
+            self.notes,
+            objects=self.objects,
+        )
+
+    def object_positions(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where rows and columns of the image's pixels lie in the maps of objects."""
+        model_shape = scaled_shape(self.prepared.shape, self.zoom)
+        found = []
+        for size, scaled in zip(self.prepared.shape, model_shape, strict=True):
+            found.append((np.arange(size) + 0.5) * (scaled / size / 2) - 0.5)
+        return found[0], found[1]
 
     def pixels(self, index: Index) -> np.ndarray:
         """Model pixels ``(3, y, x)`` of all that the tiles look at."""
@@ -362,6 +384,7 @@ class ImageRun:
             self._grid,
             self.patches,
             str(self.runner.dtype),
+            self.objects,
         )
         digest = hashlib.blake2b(repr(facts).encode(), digest_size=16)
         digest.update(np.ascontiguousarray(pixels).data)
@@ -370,7 +393,11 @@ class ImageRun:
     def encode(
         self, pixels: np.ndarray, number: int, total: int, begun: float
     ) -> Generator[Progress | EncodedPlane, None, None]:
-        """Progress after every batch of tiles, then the plane, without its guide."""
+        """Progress after every batch of tiles, then the plane.
+
+        Its guide is empty, or, with `objects`, holds the three maps of objects in [0, 255] at half
+        the model's resolution, one below the other, ``(3 y, x)``.
+        """
         height, width = self._grid.tile_shape
         tiles = self._tiles
         covered = (
@@ -380,10 +407,17 @@ class ImageRun:
         )
         patch = self.runner.model.backbone.patch
         joiner = TokenJoiner(covered, patch, last_only=False)
+        half = _halved(self._grid)
+        maps = Stitcher(3, half.shape, half) if self.objects else None
         done = 0
         try:
             for batch in self.runner.tiles(pixels, self._grid, tiles, origin=self._bounds[:2]):
-                joiner.add(batch)
+                joiner.add(self._chosen(batch))
+                if maps is not None:
+                    decoded = self.runner.decode(batch, ["instance"])["instance"][:, :3]
+                    for tile, each in zip(batch.tiles, decoded, strict=True):
+                        small = each.reshape(3, each.shape[1] // 2, 2, -1, 2).mean((2, 4))
+                        maps.add(Tile(tile.y0 // 2, tile.x0 // 2), small)
                 done += len(batch.tiles)
                 share = (number + done / len(tiles)) / total
                 left = (time.perf_counter() - begun) / share * (1 - share)
@@ -406,4 +440,29 @@ class ImageRun:
                 expected="finite values",
                 hint="The model's weights may be damaged, or overflow in this precision.",
             )
-        yield EncodedPlane(flat, joined.cls_token, np.zeros((0, 0), np.uint8))
+        guide = np.zeros((0, 0), np.uint8)
+        if maps is not None:
+            guide = np.rint(maps.result() * 255).clip(0, 255).astype(np.uint8)
+            guide = guide.reshape(-1, guide.shape[2])
+        yield EncodedPlane(flat, joined.cls_token, guide)
+
+    def _chosen(self, batch: EncodedTiles) -> EncodedTiles:
+        """The tiles with the tokens of the wanted layers alone."""
+        seen = self.runner.model.backbone.layers
+        if tuple(seen) == self.layers:
+            return batch
+        features = batch.features
+        dim = features.embed_dim
+        apart = features.patch_tokens.unflatten(1, (len(seen), dim))
+        wanted = apart[:, [seen.index(layer) for layer in self.layers]].flatten(1, 2)
+        return replace(batch, features=FeatureMap(wanted, features.cls_token, dim))
+
+
+def _halved(grid: TileGrid) -> TileGrid:
+    """A grid at half its scale; tiles begin and end at even pixels."""
+
+    def half(pair: tuple[int, int]) -> tuple[int, int]:
+        return -(-pair[0] // 2), -(-pair[1] // 2)
+
+    tiles = tuple(Tile(*half((t.y0, t.x0))) for t in grid.tiles)
+    return TileGrid(half(grid.shape), half(grid.tile_shape), half(grid.padded_shape), tiles)

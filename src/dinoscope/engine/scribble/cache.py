@@ -69,7 +69,7 @@ class CachedTokens(TokenStore):
         path = self._file(key)
         try:
             found = load_file(path)
-            plane = EncodedPlane(found["tokens"], found["cls_token"], np.zeros((0, 0), np.uint8))
+            plane = EncodedPlane(found["tokens"], found["cls_token"], found["guide"])
         except FileNotFoundError:
             raise KeyError(key) from None
         except (OSError, SafetensorError, KeyError):
@@ -90,8 +90,8 @@ class CachedTokens(TokenStore):
         # Under another name first: nobody, and no crash, leaves half a file under this one.
         part = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
-            arrays = {"tokens": plane.tokens, "cls_token": plane.cls_token}
-            save_file({n: np.ascontiguousarray(a) for n, a in arrays.items()}, part)
+            names = ("tokens", "cls_token", "guide")
+            save_file({n: np.ascontiguousarray(getattr(plane, n)) for n in names}, part)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)

@@ -1,18 +1,18 @@
 """From strokes to calibrated class probabilities: forest, held-out accuracy, temperature.
 
-Pixels of one stroke resemble each other, so what is held out is whole strokes. A quarter of them is
-kept from a quarter of the trees: those trees tell how good, and how sure, the forest is where
-nobody has painted, at no further cost.
+Pixels of one stroke resemble each other, so what is held out is whole strokes: smaller forests,
+each grown without a quarter of them, tell how good, and how sure, the forest is where nobody has
+painted. Labels do not depend on that, so they need not wait for it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dinoscope.engine.scribble.calibration import ece, fit_temperature, sharpen
-from dinoscope.engine.scribble.forest import DEPTH, TREES, Forest, fill, grow
+from dinoscope.engine.scribble.forest import DEPTH, PIXELS, TREES, TRIES, Forest, grow
 
 #: Strokes are parted into so many groups.
 FOLDS = 4
@@ -20,6 +20,10 @@ FOLDS = 4
 _CHECKED = 6000
 #: Fewer held-out strokes than this say nothing.
 LEAST_STROKES = 6
+#: From so many annotated pixels on, there is enough to grow deeper trees from more of them.
+MANY = 2000
+_DEEP = {"depth": 8, "tries": 8, "pixels": 800}
+_SHALLOW = {"depth": DEPTH, "tries": TRIES, "pixels": PIXELS}
 
 
 @dataclass(frozen=True)
@@ -52,26 +56,47 @@ class Classifier:
         return sharpen(self.forest.probabilities(values), self.temperature)
 
 
-def fit(samples: Samples, *, trees: int = TREES, depth: int = DEPTH, seed: int = 0) -> Classifier:
-    """Learn from annotated pixels.
+def fit(samples: Samples, *, trees: int = TREES, seed: int = 0) -> Classifier:
+    """Learn from annotated pixels; see :func:`calibrated` for what is not known then.
 
     Parameters
     ----------
     samples : Samples
         At least one pixel; one class is enough, everything is that class then.
+    trees : int
+        Size of the forest.
+    seed : int
+        Of everything random.
     """
-    codes, classes = np.unique(samples.codes, return_inverse=True)
-    count = len(codes)
-    # Between "each pixel counts alike" and "each class counts alike".
-    weights = (len(classes) / np.bincount(classes)) ** 0.5
-    weight = weights[classes].astype(np.float32)
-    folds = _folds(samples.strokes, classes, count)
-    if folds is None or count < 2:
-        forest = grow(
-            samples.values, classes, count, weights=weight, trees=trees, depth=depth, seed=seed
-        )
-        return Classifier(codes, forest)
-    parts: list[Forest] = []
+    codes, classes, weight = _classes(samples)
+    size = _size(len(classes))
+    forest = grow(
+        samples.values, classes, len(codes), weights=weight, trees=trees, seed=seed, **size
+    )
+    return Classifier(codes, forest)
+
+
+def calibrated(
+    classifier: Classifier, samples: Samples, *, trees: int = TREES // FOLDS, seed: int = 0
+) -> Classifier:
+    """The same forest with a temperature, calibration error and accuracy from held-out strokes.
+
+    Parameters
+    ----------
+    classifier : Classifier
+        Of these samples.
+    samples : Samples
+        Where strokes are too few to hold some out, the classifier stays as it is.
+    trees : int
+        Size of each fold's forest.
+    seed : int
+        Of everything random.
+    """
+    codes, classes, weight = _classes(samples)
+    folds = _folds(samples.strokes, classes, len(codes))
+    if folds is None or len(codes) < 2:
+        return classifier
+    size = _size(len(classes))
     held: list[np.ndarray] = []
     truth: list[np.ndarray] = []
     for fold in range(FOLDS):
@@ -79,27 +104,33 @@ def fit(samples: Samples, *, trees: int = TREES, depth: int = DEPTH, seed: int =
         part = grow(
             samples.values[inside],
             classes[inside],
-            count,
+            len(codes),
             weights=weight[inside],
-            trees=trees // FOLDS,
-            depth=depth,
+            trees=trees,
             seed=seed + fold,
+            **size,
         )
         outside = np.flatnonzero(~inside)
         some = outside[:: max(1, len(outside) * FOLDS // _CHECKED)]
         held.append(part.probabilities(samples.values[some]))
         truth.append(classes[some])
-        parts.append(fill(part, samples.values, classes, weight, count))
     probabilities, known = np.concatenate(held), np.concatenate(truth)
     temperature = fit_temperature(probabilities, known)
-    calibrated = sharpen(probabilities, temperature)
-    forest = Forest(
-        np.concatenate([p.features for p in parts]),
-        np.concatenate([p.thresholds for p in parts]),
-        np.concatenate([p.leaves for p in parts]),
-    )
+    error = ece(sharpen(probabilities, temperature), known)
     accuracy = float((probabilities.argmax(1) == known).mean())
-    return Classifier(codes, forest, temperature, ece(calibrated, known), accuracy)
+    return replace(classifier, temperature=temperature, ece=error, accuracy=accuracy)
+
+
+def _size(pixels: int) -> dict[str, int]:
+    return _DEEP if pixels >= MANY else _SHALLOW
+
+
+def _classes(samples: Samples) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Codes, the class of each pixel and how much it counts."""
+    codes, classes = np.unique(samples.codes, return_inverse=True)
+    # Between "each pixel counts alike" and "each class counts alike".
+    weights = (len(classes) / np.bincount(classes)) ** 0.5
+    return codes, classes, weights[classes].astype(np.float32)
 
 
 def _folds(strokes: np.ndarray, classes: np.ndarray, count: int) -> np.ndarray | None:

@@ -58,6 +58,15 @@ class PlaneFeatures:
 
 
 @dataclass(frozen=True)
+class Objects:
+    """What an instance head sees of a plane: `maps` (3, h, w) uint8, and the `positions` of the
+    plane's rows and columns of pixels in them."""
+
+    maps: np.ndarray
+    positions: tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
 class Projection:
     """Tokens to a few components: ``(tokens - mean) @ matrix``, each divided by its deviation."""
 
@@ -90,56 +99,75 @@ def stride_for(shape: tuple[int, int]) -> int:
     return 2 if shape[0] * shape[1] > WHOLE_PIXELS else 1
 
 
-def plane_features(
-    channels: np.ndarray,
-    tokens: np.ndarray,
-    grid: PatchGrid,
-    projection: Projection,
-    bank: FilterBank | None,
-    threads: int = 1,
-) -> PlaneFeatures:
-    """The maps of one plane.
+def filter_maps(
+    channels: np.ndarray, bank: FilterBank | None, room: int, threads: int = 1
+) -> np.ndarray:
+    """The filters of one plane at its looked-at pixels.
 
     Parameters
     ----------
     channels : (C, Y, X) float32
         The plane, about 0 to 1.
+    bank : FilterBank or None
+        Which filters; ``None`` for no filters.
+    room : int
+        Maps that are left to be filled by :func:`plane_features`, after the filters.
+    threads : int
+        Threads to use.
+
+    Returns
+    -------
+    (K + room, y, x) uint8
+    """
+    shape = (channels.shape[1], channels.shape[2])
+    stride = stride_for(shape)
+    names = bank.names(len(channels)) if bank is not None else ()
+    small = (-(-shape[0] // stride), -(-shape[1] // stride))
+    maps = np.empty((len(names) + room, *small), np.uint8)
+
+    def keep(rows: slice, found: np.ndarray) -> None:
+        for place, name in enumerate(names):
+            maps[place, rows] = quantize(found[place], name)
+
+    if bank is not None:
+        bank.each_band(channels, keep, stride=stride, threads=threads)
+    return maps
+
+
+def plane_features(
+    shape: tuple[int, int],
+    tokens: np.ndarray,
+    grid: PatchGrid,
+    projection: Projection,
+    maps: np.ndarray,
+    objects: Objects | None = None,
+) -> PlaneFeatures:
+    """The maps of one plane: its filters, components of its tokens, maps of objects.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        ``(Y, X)`` of the plane.
     tokens : (h·w, D) array
         Tokens of `grid`, which covers the plane.
     projection : Projection
         From tokens to components.
-    bank : FilterBank or None
-        ``None`` for tokens only.
-    threads : int
-        Threads to use.
+    maps : (K, y, x) uint8
+        From :func:`filter_maps`, with room for the components and objects, which are written into
+        it.
+    objects : Objects, optional
+        What the model's instance head sees.
     """
-    with blas().limit(limits=1):
-        return _plane_features(channels, tokens, grid, projection, bank, threads)
-
-
-def _plane_features(
-    channels: np.ndarray,
-    tokens: np.ndarray,
-    grid: PatchGrid,
-    projection: Projection,
-    bank: FilterBank | None,
-    threads: int,
-) -> PlaneFeatures:
-    shape = (channels.shape[1], channels.shape[2])
     stride = stride_for(shape)
-    count = bank.count(len(channels)) if bank is not None else 0
-    components = projection(tokens).reshape(*grid.grid, -1)
-    small = (-(-shape[0] // stride), -(-shape[1] // stride))
-    maps = np.empty((count + components.shape[2], *small), np.uint8)
-    if bank is not None:
-        names = bank.names(len(channels))
-
-        def keep(rows: slice, found: np.ndarray) -> None:
-            for place, name in enumerate(names):
-                maps[place, rows] = quantize(found[place], name)
-
-        bank.each_band(channels, keep, stride=stride, threads=threads)
-    _spread_tokens(components, grid, stride, maps[count:])
+    end = len(maps) - (len(objects.maps) if objects is not None else 0)
+    with blas().limit(limits=1):
+        components = np.moveaxis(projection(tokens).reshape(*grid.grid, -1), -1, 0)
+        scaled = components * np.float32(127.5 / _SPREAD) + np.float32(128)
+        rows, columns = (positions[::stride] for positions in grid.pixel_positions())
+        _spread(scaled, rows, columns, maps[end - len(scaled) : end])
+        if objects is not None:
+            rows, columns = (positions[::stride] for positions in objects.positions)
+            _spread(objects.maps.astype(np.float32), rows, columns, maps[end:])
     return PlaneFeatures(shape, stride, maps)
 
 
@@ -167,14 +195,12 @@ _FINE, _SIGNED = 0.004, 0.01
 _MOST = 2.0
 
 
-def _spread_tokens(components: np.ndarray, grid: PatchGrid, stride: int, out: np.ndarray) -> None:
-    """Interpolate ``(h, w, P)`` components to looked-at pixels, as uint8 in `out` (P, y, x)."""
-    scaled = components * np.float32(127.5 / _SPREAD) + np.float32(128)
-    rows, columns = (positions[::stride] for positions in grid.pixel_positions())
-    across = _weights(columns, grid.grid[1])
-    down = _weights(rows, grid.grid[0])
-    for place in range(scaled.shape[2]):
-        wide = scaled[..., place] @ across.T
+def _spread(maps: np.ndarray, rows: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:
+    """Interpolate ``(P, h, w)`` maps at these rows and columns, as uint8 in `out` (P, y, x)."""
+    across = _weights(columns, maps.shape[2])
+    down = _weights(rows, maps.shape[1])
+    for place, each in enumerate(maps):
+        wide = each @ across.T
         for top in range(0, out.shape[1], _BAND):
             found = down[top : top + _BAND] @ wide
             out[place, top : top + _BAND] = found.clip(0, 255)

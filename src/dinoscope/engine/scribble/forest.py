@@ -65,6 +65,7 @@ def grow(
     trees: int = TREES,
     depth: int = DEPTH,
     tries: int = TRIES,
+    pixels: int = PIXELS,
     seed: int = 0,
 ) -> Forest:
     """Grow a forest.
@@ -81,6 +82,8 @@ def grow(
         How much each pixel counts.
     trees, depth, tries : int
         Size of the forest and questions tried at each level.
+    pixels : int
+        Annotated pixels that each tree's questions are chosen on.
     seed : int
         Of which pixels and questions are drawn; equal input gives an equal forest.
 
@@ -98,7 +101,7 @@ def grow(
         raise InputError(f"classes have shape {classes.shape}", expected=f"({len(values)},)")
     rng = np.random.default_rng(seed)
     weights = np.ones(len(values), np.float32) if weights is None else weights
-    size = min(len(values), PIXELS)
+    size = min(len(values), pixels)
     drawn = rng.integers(0, len(values), (trees, size))
     features = np.empty((trees, depth), np.int64)
     thresholds = np.empty((trees, depth), np.uint8)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from dinoscope.engine.scribble.forest import Forest
 
 #: Pixels that are worked on at once: their maps and sums stay in a core's second cache.
 _CHUNK = 32_768
+#: Two trees of this depth share a table.
+_PAIRED = 6
 #: Probabilities are added up as parts of this.
 _FULL = 60_000
 #: Bits of a lane.
@@ -42,7 +45,9 @@ class Tables:
 
     def __init__(self, forest: Forest) -> None:
         trees, depth = forest.features.shape
-        pair = 2 if trees % 2 == 0 and 2 * depth <= 16 else 1
+        if depth > 8:
+            raise ValueError(f"trees are {depth} deep; their numbers fit 8 bits")
+        pair = self.halves = 2 if trees % 2 == 0 and depth <= _PAIRED else 1
         self.features = forest.features.reshape(trees // pair, -1)
         self.thresholds = forest.thresholds.reshape(trees // pair, -1)
         self.classes = forest.classes
@@ -66,21 +71,30 @@ class Tables:
     def sums(self, maps: np.ndarray) -> np.ndarray:
         """``(K, n)`` uint8 maps to ``(C - 1, n)`` uint16 probabilities, 1 being `_FULL`, about."""
         size = maps.shape[1]
-        kind = np.uint8 if self.features.shape[1] <= 8 else np.uint16
-        number = np.empty(size, kind)
+        halves = [np.empty(size, np.uint8) for _ in range(self.halves)]
+        number = np.empty(size, np.uint16)
         place = np.empty(size, np.intp)
         bit = np.empty(size, bool)
         bits = bit.view(np.uint8)
         totals = [np.zeros(size, word.dtype) for word in self.words]
         found = [np.empty(size, word.dtype) for word in self.words]
+        depth = self.features.shape[1] // self.halves
         for pair, (features, thresholds) in enumerate(
             zip(self.features.tolist(), self.thresholds, strict=True)
         ):
-            number.fill(0)
-            for feature, threshold in zip(features, thresholds, strict=True):
-                np.add(number, number, out=number)
-                np.greater(maps[feature], threshold, out=bit)
-                np.bitwise_or(number, bits, out=number)
+            questions = iter(zip(features, thresholds, strict=True))
+            # A tree's number in bytes, which vector instructions do 64 at a time.
+            for half in halves:
+                feature, threshold = next(questions)
+                np.greater(maps[feature], threshold, out=half.view(bool))
+                for feature, threshold in islice(questions, depth - 1):
+                    np.add(half, half, out=half)
+                    np.greater(maps[feature], threshold, out=bit)
+                    np.bitwise_or(half, bits, out=half)
+            number[...] = halves[0]
+            for half in halves[1:]:
+                np.left_shift(number, depth, out=number)
+                np.bitwise_or(number, half, out=number)
             place[...] = number
             for word, total, part in zip(self.words, totals, found, strict=True):
                 np.take(word[pair], place, out=part, mode="clip")
@@ -131,31 +145,46 @@ def predict(
     height, width = features.maps.shape[1:]
     # The looked-at pixels around the region, one more at the end to interpolate to.
     top, left = y0 // stride, x0 // stride
-    bottom, right = min(height, -(-y1 // stride) + 1), min(width, -(-x1 // stride) + 1)
+    bottom, right = min(height, -(-y1 // stride)), min(width, -(-x1 // stride) + stride - 1)
     tables = tables or Tables(classifier.forest)
-    sums = np.empty((tables.classes - 1, bottom - top, right - left), np.uint16)
+    found = _empty(classifier, (y1 - y0, x1 - x0), want)
     rows = max(1, _CHUNK // (right - left))
 
     def work(begin: int) -> None:
         end = min(bottom, begin + rows)
-        maps = features.maps[:, begin:end, left:right]
-        flat = maps.reshape(len(maps), -1)
-        found = tables.sums(flat)
-        sums[:, begin - top : end - top] = found.reshape(-1, end - begin, right - left)
+        maps = features.maps[:, begin : min(height, end + stride - 1), left:right]
+        sums = tables.sums(maps.reshape(len(maps), -1)).reshape(-1, maps.shape[1], right - left)
+        first, last = max(y0, begin * stride), min(y1, end * stride)
+        if stride == 2:
+            offset = (first - 2 * begin, x0 - 2 * left)
+            sums = doubled(sums, (last - first, x1 - x0), offset)
+        _decide(classifier, sums, tables.scale, _rows(found, slice(first - y0, last - y0)))
 
     starts = range(top, bottom, rows)
-    if threads > 1:
+    if threads > 1 and len(starts) > 1:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(work, starts))
     else:
         for start in starts:
             work(start)
-    if stride == 2:
-        offset = (y0 - 2 * top, x0 - 2 * left)
-        sums = doubled(sums, (y1 - y0, x1 - x0), offset)
-    else:
-        sums = sums[:, : y1 - y0, : x1 - x0]
-    return _decide(classifier, sums, tables.scale, want)
+    return found
+
+
+def _empty(classifier: Classifier, shape: tuple[int, int], want: Sequence[str]) -> Prediction:
+    return Prediction(
+        np.empty(shape, np.uint8),
+        np.empty(shape, np.uint8) if "uncertainty" in want else None,
+        np.empty((len(classifier.codes), *shape), np.float32) if "probabilities" in want else None,
+    )
+
+
+def _rows(found: Prediction, rows: slice) -> Prediction:
+    """Some rows of a prediction, to be written."""
+    return Prediction(
+        found.labels[rows],
+        None if found.uncertainty is None else found.uncertainty[rows],
+        None if found.probabilities is None else found.probabilities[:, rows],
+    )
 
 
 def doubled(maps: np.ndarray, shape: tuple[int, int], offset: tuple[int, int]) -> np.ndarray:
@@ -176,10 +205,8 @@ def doubled(maps: np.ndarray, shape: tuple[int, int], offset: tuple[int, int]) -
     return wide[:, dy : dy + shape[0], dx : dx + shape[1]]
 
 
-def _decide(
-    classifier: Classifier, sums: np.ndarray, scale: float, want: Sequence[str]
-) -> Prediction:
-    """Labels and what else is wanted from the probabilities of all classes but the last."""
+def _decide(classifier: Classifier, sums: np.ndarray, scale: float, out: Prediction) -> None:
+    """Write labels and what else is wanted, from the probabilities of all classes but the last."""
     codes = classifier.codes
     full = np.uint16(round(1 / scale))
     taken = sums[0].copy() if len(sums) > 1 else sums[0]
@@ -187,23 +214,21 @@ def _decide(
         taken += each
     last = full - np.minimum(taken, full)
     best = sums[0].copy()
-    second = np.zeros_like(best) if "uncertainty" in want else None
-    labels = np.full(best.shape, codes[0], np.uint8)
+    second = None if out.uncertainty is None else np.zeros_like(best)
+    out.labels.fill(codes[0])
+    more = np.empty(best.shape, bool)
     for code, each in zip(codes[1:], [*sums[1:], last], strict=True):
-        more = each > best
-        labels[more] = code
+        np.greater(each, best, out=more)
+        np.copyto(out.labels, code, where=more)
         if second is not None:
             np.maximum(second, np.minimum(best, each), out=second)
         np.maximum(best, each, out=best)
-    uncertainty = None
-    if second is not None:
-        uncertainty = _uncertainty(best, second, scale, classifier.temperature)
-    probabilities = None
-    if "probabilities" in want:
+    if second is not None and out.uncertainty is not None:
+        out.uncertainty[...] = _uncertainty(best, second, scale, classifier.temperature)
+    if out.probabilities is not None:
         stack = np.concatenate([sums, last[None]]).astype(np.float32) * np.float32(scale)
         calm = sharpen(np.moveaxis(stack, 0, -1), classifier.temperature)
-        probabilities = np.ascontiguousarray(np.moveaxis(calm, -1, 0))
-    return Prediction(labels, uncertainty, probabilities)
+        out.probabilities[...] = np.moveaxis(calm, -1, 0)
 
 
 #: Steps of the ratio of the second likeliest class to the likeliest, for a table.

@@ -16,10 +16,23 @@ from dinoscope.arrays.normalize import to_model_input
 from dinoscope.arrays.patches import PatchGrid
 from dinoscope.config import AnnotateOptions
 from dinoscope.engine.explore.encode import ImageRun, open_image
-from dinoscope.engine.explore.store import TokenStore
+from dinoscope.engine.explore.store import EncodedPlane, TokenStore
 from dinoscope.engine.scale import Prepared
-from dinoscope.engine.scribble.classifier import Classifier, Samples, fit, stroke_numbers
-from dinoscope.engine.scribble.features import PlaneFeatures, Projection, plane_features
+from dinoscope.engine.scribble.classifier import (
+    Classifier,
+    Samples,
+    calibrated,
+    fit,
+    stroke_numbers,
+)
+from dinoscope.engine.scribble.features import (
+    COMPONENTS,
+    Objects,
+    PlaneFeatures,
+    Projection,
+    filter_maps,
+    plane_features,
+)
 from dinoscope.engine.scribble.predicting import Prediction, Tables, predict
 from dinoscope.errors import InputError
 from dinoscope.models.model import Model
@@ -32,6 +45,11 @@ Place = tuple[str, Index]
 FEATURES_MB = 400
 #: Planes are enlarged up to so many model pixels; finer tokens hardly help beside filters.
 MODEL_PIXELS = 2_500_000
+#: Maps of the instance head that strokes are learned on too.
+_OBJECTS = 3
+#: Model pixels of the small copy that the first labels of a plane come from, about one tile of
+#: DINOv2's, and how much larger a plane has to be for that to be worth while.
+ROUGH_PIXELS, ROUGH_WORTH = 262_144, 2.0
 
 
 @dataclass
@@ -80,6 +98,9 @@ class ScribbleSession:
     _strokes: dict[Place, _Strokes] = field(default_factory=dict)
     _changed: bool = False
     _tables: Tables | None = None
+    _uncalibrated: Samples | None = None
+    #: Filters of the plane whose first labels were asked for last, until its tokens are there.
+    _filters: tuple[Place, np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         self.bank = FilterBank() if self.options.filters else None
@@ -115,19 +136,58 @@ class ScribbleSession:
         pixels = run.pixels(index)
         tokens = yield from self._encoded(run, pixels, place)
         if self.projection is None:
-            self.projection = Projection.fit(tokens)
-        channels = _channels(run.prepared, index)
-        found = plane_features(
-            channels, tokens, run.patches, self.projection, self.bank, self.threads
-        )
+            self.projection = Projection.fit(tokens.tokens)
+        maps = self._filtered(run, place)
+        self._filters = None
+        found = _joined(run, tokens, self.projection, maps)
         self._keep(place, found)
         return found
+
+    def _filtered(self, run: ImageRun, place: Place) -> np.ndarray:
+        if self._filters is None or self._filters[0] != place:
+            channels = _channels(run.prepared, place[1])
+            room = COMPONENTS + (_OBJECTS if run.objects else 0)
+            self._filters = place, filter_maps(channels, self.bank, room, self.threads)
+        return self._filters[1]
+
+    def rough(
+        self,
+        source: str,
+        index: Index,
+        image: ImageInput | None,
+        region: Region | None = None,
+        want: Sequence[str] = ("labels",),
+    ) -> Generator[Progress, None, Prediction | None]:
+        """First labels of a plane from its own strokes, before its tokens are computed.
+
+        Filters are those of the plane; tokens come from a small copy of it, in a fraction of the
+        time. ``None`` where that would not be sooner, or where the classifier already knows better:
+        the plane's tokens are kept, it is small, or there are strokes on other planes.
+        """
+        place = (source, index)
+        strokes = self._strokes.get(place)
+        if place in self._features or image is None or strokes is None or len(self._strokes) > 1:
+            return None
+        run = yield from self.opened(source, image)
+        small = run.at(rough_zoom(run.zoom, run.prepared.shape))
+        if small.zoom >= run.zoom or run.key(run.pixels(index)) in self.store:
+            return None
+        tokens = yield from _encoded_once(small, small.pixels(index))
+        maps = self._filtered(run, place)
+        found = _joined(small, tokens, Projection.fit(tokens.tokens), maps)
+        numbers = stroke_numbers(strokes.pixels, strokes.codes, found.shape)
+        samples = Samples(found.at(strokes.pixels), strokes.codes, numbers)
+        classifier = fit(samples, seed=self.options.seed)
+        region = region and clipped(region, found.shape)
+        return predict(classifier, found, region, want=want, threads=self.threads)
 
     def opened(self, source: str, image: ImageInput) -> Generator[Progress, None, ImageRun]:
         """The geometry and limits that the planes of an image share."""
         run = self._runs.get(source)
         if run is None or _layout(run.prepared.image) != _layout(image):
-            run = yield from open_image(image, self.model, self.options, self.zoom, self.store)
+            run = yield from open_image(
+                image, self.model, self.options, self.zoom, self.store, objects=True
+            )
             if self.zoom is None:
                 self.zoom = affordable(run.zoom, run.prepared.shape)
                 run = run.at(self.zoom) if self.zoom != run.zoom else run
@@ -141,20 +201,16 @@ class ScribbleSession:
 
     def _encoded(
         self, run: ImageRun, pixels: np.ndarray, place: Place
-    ) -> Generator[Progress, None, np.ndarray]:
+    ) -> Generator[Progress, None, EncodedPlane]:
         key = run.key(pixels)
         self._tokens[place] = key
         try:
-            return self.store.get(key).tokens
+            return self.store.get(key)
         except KeyError:
             pass
-        for step in run.encode(pixels, 0, 1, time.perf_counter()):
-            if isinstance(step, Progress):
-                yield step
-            else:
-                self.store.put(key, step)
-                return step.tokens
-        raise AssertionError("a plane was encoded without a result")
+        plane = yield from _encoded_once(run, pixels)
+        self.store.put(key, plane)
+        return plane
 
     def _keep(self, place: Place, found: PlaneFeatures) -> None:
         self._features[place] = found
@@ -294,27 +350,39 @@ class ScribbleSession:
 
     # -- classifier -----------------------------------------------------------------------------
 
-    def fit(self) -> Classifier | None:
-        """The classifier of the strokes as they are now; ``None`` where there are none."""
-        if not self._changed:
-            return self.classifier
+    def fit(self, *, calibrate: bool = True) -> Classifier | None:
+        """The classifier of the strokes as they are now; ``None`` where there are none.
+
+        Without `calibrate` the same labels are there sooner; held-out strokes are asked in the next
+        call, so until then probabilities are as the last strokes had them.
+        """
+        if self._changed:
+            self._learn()
+        if calibrate and self._uncalibrated is not None and self.classifier is not None:
+            samples, self._uncalibrated = self._uncalibrated, None
+            self.classifier = calibrated(self.classifier, samples, seed=self.options.seed)
+        return self.classifier
+
+    def _learn(self) -> None:
         known = [s for s in self._strokes.values() if s.values is not None]
-        self._tables = None
+        self._tables = self._uncalibrated = None
         self._changed = False
         if not known:
             self.classifier = None
-            return None
+            return
         numbers, shift = [], 0
         for each in known:
             numbers.append(each.strokes + shift)
             shift += int(each.strokes.max(initial=-1)) + 1
-        samples = Samples(
+        samples = self._uncalibrated = Samples(
             _stacked([s.values for s in known if s.values is not None]),
             np.concatenate([s.codes for s in known]),
             np.concatenate(numbers),
         )
-        self.classifier = fit(samples, seed=self.options.seed)
-        return self.classifier
+        before = self.classifier.temperature if self.classifier is not None else 1.0
+        self.classifier = dataclasses.replace(
+            fit(samples, seed=self.options.seed), temperature=before
+        )
 
     def predict(
         self,
@@ -353,6 +421,25 @@ class ScribbleSession:
         )
 
 
+def _encoded_once(run: ImageRun, pixels: np.ndarray) -> Generator[Progress, None, EncodedPlane]:
+    for step in run.encode(pixels, 0, 1, time.perf_counter()):
+        if not isinstance(step, Progress):
+            return step
+        yield step
+    raise AssertionError("a plane was encoded without a result")
+
+
+def _joined(
+    run: ImageRun, plane: EncodedPlane, projection: Projection, maps: np.ndarray
+) -> PlaneFeatures:
+    """Filters with what was encoded of a plane, or of a small copy of it."""
+    objects = None
+    if run.objects:
+        stack = plane.guide.reshape(_OBJECTS, -1, plane.guide.shape[1])
+        objects = Objects(stack, run.object_positions())
+    return plane_features(run.prepared.shape, plane.tokens, run.patches, projection, maps, objects)
+
+
 def affordable(zoom: float, shape: tuple[int, int]) -> float:
     """`zoom`, or what a plane can be enlarged by without a long wait for its tokens.
 
@@ -363,6 +450,18 @@ def affordable(zoom: float, shape: tuple[int, int]) -> float:
     """
     most = max(1.0, float(MODEL_PIXELS / (shape[0] * shape[1])) ** 0.5)
     return float(min(zoom, most))
+
+
+def rough_zoom(zoom: float, shape: tuple[int, int]) -> float:
+    """`zoom`, or that of the small copy which first labels come from.
+
+    Examples
+    --------
+    >>> rough_zoom(1.0, (512, 512)), rough_zoom(1.0, (1024, 1024)), rough_zoom(0.5, (4096, 4096))
+    (1.0, 0.5, 0.125)
+    """
+    share = ROUGH_PIXELS / (zoom**2 * shape[0] * shape[1])
+    return zoom if share * ROUGH_WORTH > 1 else zoom * float(share) ** 0.5
 
 
 def clipped(region: Region, shape: tuple[int, int]) -> Region:

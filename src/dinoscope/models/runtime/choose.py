@@ -10,12 +10,12 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from dinoscope.errors import DinoscopeError
 from dinoscope.models.device import torch
-from dinoscope.models.model import Model
+from dinoscope.models.model import Model, with_layers
 from dinoscope.models.precision import LEAST_COSINE, sample_tile
 from dinoscope.models.runtime import records
 from dinoscope.models.runtime.engines import (
@@ -26,6 +26,7 @@ from dinoscope.models.runtime.engines import (
     require,
     torch_encoder,
 )
+from dinoscope.models.runtime.packed import PackedVit
 from dinoscope.models.weights import weights_stamp
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ class Engine:
         Wait for a runtime that was asked for by hand; else PyTorch computes until it is built.
     patience_s : float
         Seconds that PyTorch has encoded before `auto` builds, or measures, anything.
+    layers : tuple of int, optional
+        Blocks whose tokens are returned instead of the model's own; by PyTorch only.
     """
 
     model: Model
@@ -93,6 +96,7 @@ class Engine:
     threads: int = 1
     wait: bool = True
     patience_s: float = 5.0
+    layers: tuple[int, ...] | None = None
     notes: list[str] = field(default_factory=list)
     encoder: Encoder = field(init=False)
     _entry: _Built = field(init=False, repr=False)
@@ -137,7 +141,12 @@ class Engine:
                 entry.encoders[own] = torch_encoder(
                     self.model, self.device, self.dtype, compiled=compiled
                 )
-            return entry.encoders[own]
+            found = entry.encoders[own]
+        if self.layers is None or self.layers == tuple(self.model.backbone.layers):
+            return found
+        if isinstance(found.encode, PackedVit):
+            return replace(found, encode=found.encode.at(self.layers))
+        return torch_encoder(with_layers(self.model, self.layers), self.device, self.dtype)
 
     def _compile_or_not(self, x: Tensor) -> FeatureMap:
         """`encode` of the compiled encoder; where it cannot be compiled here, of the plain one."""

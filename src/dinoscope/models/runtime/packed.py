@@ -8,6 +8,8 @@ is needed.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import math
 from typing import TYPE_CHECKING
 
@@ -77,13 +79,19 @@ class PackedVit:
         #: Whether exponentials without their row's maximum were seen to overflow.
         self._careful = False
 
+    def at(self, layers: tuple[int, ...]) -> PackedVit:
+        """The same, sharing all weights, that returns the tokens of other blocks."""
+        found = copy.copy(self)
+        found.parts = dataclasses.replace(self.parts, layers=layers)
+        return found
+
     def __call__(self, x: Tensor) -> FeatureMap:
         """``(B, 3, Y, X)`` float in about [0, 1], sides multiples of the patch, to tokens."""
         parts = self.parts
         grid = (x.shape[-2] // parts.patch, x.shape[-1] // parts.patch)
         tokens = self._embed(x, grid)
         chosen = []
-        for i in range(parts.depth):
+        for i in range(max(parts.layers) + 1):
             tokens = tokens + self._attention(i, self._norm(f"{i}.norm1", tokens))
             tokens += self._mlp(i, self._norm(f"{i}.norm2", tokens))
             if i in parts.layers:
