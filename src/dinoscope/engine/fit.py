@@ -19,6 +19,7 @@ from dinoscope.engine.cached import TokenPool
 from dinoscope.engine.ranks import Ranks, own
 from dinoscope.errors import OutputError, TrainingError
 from dinoscope.models.heads import pool_tokens
+from dinoscope.models.lowrank import fast_lora
 from dinoscope.models.model import Model
 from dinoscope.tasks.base import task
 from dinoscope.types import Progress
@@ -162,7 +163,11 @@ def fit(
         raise TrainingError(
             "no parameter is trainable", hint="Choose what to tune: heads, LoRA or full."
         )
-    optimizer = torch.optim.AdamW(_groups(parameters, options), lr=options.learning_rate)
+    optimizer = torch.optim.AdamW(
+        _groups(parameters, options),
+        lr=options.learning_rate,
+        fused=device.type in ("cpu", "cuda"),  # one pass instead of a dozen
+    )
     average = WeightAverage(parameters, options.average)
     best = {n: t.clone() for n, t in average.tensors.items()}
     weigh = balance(options.balance, options.balance_weights, parameters=parameters)
@@ -180,76 +185,83 @@ def fit(
     started = options.clock()
     model.train()
     waited = 0.0
-    while True:
-        asked = options.clock()
-        batch = next(stream)
-        waited += options.clock() - asked
-        share = ranks.same(_share_done(options, state.step, options.clock() - begun))
-        if share >= 1.0:
-            break
-        rate = _schedule(share, options.warmup, options.schedule)
-        for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * group["scale"] * rate
-        losses = _losses(model, batch, options, device)
-        total = weigh(
-            losses, {n: len(rows) / len(batch.names) for n, (rows, _) in batch.truths.items()}
-        )
-        added = {e.name: loss for e in extras if (loss := e(model, state.step, share)) is not None}
-        for loss in added.values():
-            total = total + loss
-        if ranks.count == 1 and not bool(torch.isfinite(total)):
-            _use(model, best)
-            raise _not_finite("loss", float(total.detach()), state.step, batch)
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()
-        ranks.mean_gradients(parameters.values())
-        norm = nn.utils.clip_grad_norm_(parameters.values(), options.gradient_clip)
-        if not bool(torch.isfinite(norm)):
-            _use(model, best)
-            raise _not_finite("gradient", float(norm), state.step, batch)
-        weigh.after_backward()
-        optimizer.step()
-        average.update(parameters, state.step)
-        for extra in extras:
-            extra.after_step(parameters)
-        state.step += 1
-        now = options.clock()
-        state.seconds = now - begun
-        images += ranks.count * len(batch.names)
-        values = {f"loss_{n}": float(v.detach()) for n, v in losses.items()}
-        values |= {"loss": sum(values.values()), "lr": options.learning_rate * rate}
-        values |= {f"loss_{n}": float(v.detach()) for n, v in added.items()}
-        values["images_per_s"] = images / max(1e-6, now - started - validation_s)
-        values["loader_idle"] = waited / max(1e-6, now - started - validation_s)
-        share = ranks.same(_share_done(options, state.step, state.seconds))
-        due = now - validated > max(options.validate_every_s, validation_s / VALIDATION_SHARE * 0.2)
-        if validate is not None and (bool(ranks.same(due)) or share >= 1.0):
-            scores = _validate(model, average, parameters, validate) if ranks.first else {}
-            scores = {**scores, "score": ranks.same(float(scores.get("score", 0.0)))}
-            validated = options.clock()
-            validation_s += validated - now
-            values |= {f"val_{n}": float(v) for n, v in scores.items()}
-            state.history.append({"step": state.step, "seconds": state.seconds, **values})
-            if scores.get("score", 0.0) >= state.best_score:
-                state.best_score, state.best_step = float(scores.get("score", 0.0)), state.step
-                best = {n: t.clone() for n, t in average.tensors.items()}
-                state.stale = 0
-            else:
-                state.stale += 1
-        stop = bool(options.patience) and state.stale >= options.patience
-        if checkpoint is not None and ranks.first and options.clock() - saved > CHECKPOINT_S:
-            saved = options.clock()
-            try:
-                save_checkpoint(
-                    checkpoint, optimizer, parameters, average, best, weigh, state, extras
-                )
-            except OutputError as error:  # the training itself has lost nothing
-                yield Progress("train", int(share * 1000), 1000, None, f"warning: {error}", values)
-        if state.step % options.log_every == 0 or any(n.startswith("val_") for n in values):
-            left = None if share <= 0 else state.seconds * (1 - share) / share
-            yield Progress("train", int(share * 1000), 1000, left, f"step {state.step}", values)
-        if stop:
-            break
+    with fast_lora(model, options.autocast):
+        while True:
+            asked = options.clock()
+            batch = next(stream)
+            waited += options.clock() - asked
+            share = ranks.same(_share_done(options, state.step, options.clock() - begun))
+            if share >= 1.0:
+                break
+            rate = _schedule(share, options.warmup, options.schedule)
+            for group in optimizer.param_groups:
+                group["lr"] = options.learning_rate * group["scale"] * rate
+            losses = _losses(model, batch, options, device)
+            total = weigh(
+                losses, {n: len(rows) / len(batch.names) for n, (rows, _) in batch.truths.items()}
+            )
+            added = {
+                e.name: loss for e in extras if (loss := e(model, state.step, share)) is not None
+            }
+            for loss in added.values():
+                total = total + loss
+            if ranks.count == 1 and not bool(torch.isfinite(total)):
+                _use(model, best)
+                raise _not_finite("loss", float(total.detach()), state.step, batch)
+            optimizer.zero_grad(set_to_none=True)
+            total.backward()
+            ranks.mean_gradients(parameters.values())
+            norm = nn.utils.clip_grad_norm_(parameters.values(), options.gradient_clip)
+            if not bool(torch.isfinite(norm)):
+                _use(model, best)
+                raise _not_finite("gradient", float(norm), state.step, batch)
+            weigh.after_backward()
+            optimizer.step()
+            average.update(parameters, state.step)
+            for extra in extras:
+                extra.after_step(parameters)
+            state.step += 1
+            now = options.clock()
+            state.seconds = now - begun
+            images += ranks.count * len(batch.names)
+            values = {f"loss_{n}": float(v.detach()) for n, v in losses.items()}
+            values |= {"loss": sum(values.values()), "lr": options.learning_rate * rate}
+            values |= {f"loss_{n}": float(v.detach()) for n, v in added.items()}
+            values["images_per_s"] = images / max(1e-6, now - started - validation_s)
+            values["loader_idle"] = waited / max(1e-6, now - started - validation_s)
+            share = ranks.same(_share_done(options, state.step, state.seconds))
+            due = now - validated > max(
+                options.validate_every_s, validation_s / VALIDATION_SHARE * 0.2
+            )
+            if validate is not None and (bool(ranks.same(due)) or share >= 1.0):
+                scores = _validate(model, average, parameters, validate) if ranks.first else {}
+                scores = {**scores, "score": ranks.same(float(scores.get("score", 0.0)))}
+                validated = options.clock()
+                validation_s += validated - now
+                values |= {f"val_{n}": float(v) for n, v in scores.items()}
+                state.history.append({"step": state.step, "seconds": state.seconds, **values})
+                if scores.get("score", 0.0) >= state.best_score:
+                    state.best_score, state.best_step = float(scores.get("score", 0.0)), state.step
+                    best = {n: t.clone() for n, t in average.tensors.items()}
+                    state.stale = 0
+                else:
+                    state.stale += 1
+            stop = bool(options.patience) and state.stale >= options.patience
+            if checkpoint is not None and ranks.first and options.clock() - saved > CHECKPOINT_S:
+                saved = options.clock()
+                try:
+                    save_checkpoint(
+                        checkpoint, optimizer, parameters, average, best, weigh, state, extras
+                    )
+                except OutputError as error:  # the training itself has lost nothing
+                    yield Progress(
+                        "train", int(share * 1000), 1000, None, f"warning: {error}", values
+                    )
+            if state.step % options.log_every == 0 or any(n.startswith("val_") for n in values):
+                left = None if share <= 0 else state.seconds * (1 - share) / share
+                yield Progress("train", int(share * 1000), 1000, left, f"step {state.step}", values)
+            if stop:
+                break
     if checkpoint is not None and ranks.first:
         save_checkpoint(checkpoint, optimizer, parameters, average, best, weigh, state, extras)
     ranks.wait()

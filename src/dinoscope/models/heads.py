@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from dinoscope.models.backbone import FeatureMap
 from dinoscope.models.card import HeadSpec
+from dinoscope.models.fused import norm_relu, resize_like
 
 #: Channels of the detail branch at strides 2, 4 and 8, and of the joined maps at stride 2.
 WIDTHS = (32, 64, 96)
@@ -21,12 +22,20 @@ JOINED = 48
 DETAIL = 128
 
 
-def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
-        nn.GroupNorm(8, outputs),
-        nn.ReLU(inplace=True),
-    )
+class ConvBlock(nn.Sequential):
+    """Convolution, group normalisation and ReLU, the last two with one gradient of their own."""
+
+    def __init__(self, convolution: nn.Conv2d) -> None:
+        super().__init__(convolution, nn.GroupNorm(8, convolution.out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, Y, X)`` to maps of this block's channels and stride."""
+        convolution, norm = self
+        return norm_relu(norm, convolution(x))  # type: ignore[arg-type]
+
+
+def _conv(inputs: int, outputs: int, stride: int = 1) -> ConvBlock:
+    return ConvBlock(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False))
 
 
 class DenseDecoder(nn.Module):
@@ -41,7 +50,7 @@ class DenseDecoder(nn.Module):
     def __init__(self, token_dim: int) -> None:
         super().__init__()
         w2, w4, w8 = WIDTHS
-        self.tokens = nn.Sequential(nn.Conv2d(token_dim, 128, 1), nn.GroupNorm(8, 128), nn.ReLU())
+        self.tokens = ConvBlock(nn.Conv2d(token_dim, 128, 1))
         self.detail2 = nn.Sequential(_conv(12, w2), _conv(w2, w2))
         self.detail4 = nn.Sequential(_conv(w2, w4, 2), _conv(w4, w4))
         self.detail8 = nn.Sequential(_conv(w4, w8, 2), _conv(w8, w8))
@@ -55,13 +64,9 @@ class DenseDecoder(nn.Module):
         d4 = self.detail4(d2)
         d8 = self.detail8(d4)
         tokens = self.tokens(features.patch_tokens)
-        joined = self.join8(torch.cat([d8, _resize_like(tokens, d8)], 1))
-        joined = self.join4(torch.cat([d4, _resize_like(joined, d4)], 1))
-        return self.join2(torch.cat([d2, _resize_like(joined, d2)], 1))  # type: ignore[no-any-return]
-
-
-def _resize_like(maps: Tensor, target: Tensor) -> Tensor:
-    return F.interpolate(maps, size=target.shape[-2:], mode="bilinear", align_corners=False)
+        joined = self.join8(torch.cat([d8, resize_like(tokens, d8)], 1))
+        joined = self.join4(torch.cat([d4, resize_like(joined, d4)], 1))
+        return self.join2(torch.cat([d2, resize_like(joined, d2)], 1))  # type: ignore[no-any-return]
 
 
 class DenseHead(nn.Module):
@@ -159,7 +164,7 @@ class DetailPooledHead(PooledHead):
         tokens."""
         tokens = features.patch_tokens.float()
         detail = self.detail(F.pixel_unshuffle(x * 2 - 1, 2))
-        detail = _resize_like(detail, tokens).float()
+        detail = resize_like(detail, tokens).float()
         bright = F.avg_pool2d(torch.cat([x, x * x], 1), self.patch).float()
         last = features.last.float()
         gate = torch.sigmoid(self.gate(torch.cat([detail, last], 1)).float())

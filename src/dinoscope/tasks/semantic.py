@@ -31,16 +31,14 @@ class Semantic:
     def loss(self, raw: Tensor, target: Tensor, settings: Mapping[str, Any]) -> Tensor:
         raw = raw.float()
         known = target != IGNORE
-        if not bool(known.any()):
+        present = torch.bincount(target.flatten())[:IGNORE].nonzero().flatten().tolist()
+        if not present:
             return raw.sum() * 0.0
-        cross = F.cross_entropy(raw, target.masked_fill(~known, -100), ignore_index=-100)
-        probability = raw.softmax(1)
+        logarithm = raw.log_softmax(1)
+        cross = F.nll_loss(logarithm, target, ignore_index=IGNORE)
+        probability = logarithm.exp()
         # Dice only over classes present in the batch: an absent class has no overlap to improve.
-        present = target[known].unique().tolist()
-        dice = sum(
-            soft_dice(probability[:, int(c)] * known, ((target == c) & known).float())
-            for c in present
-        )
+        dice = sum(soft_dice(probability[:, c] * known, (target == c).float()) for c in present)
         return cross + 0.5 * dice / len(present)
 
     def activate(self, raw: Tensor) -> Tensor:
