@@ -38,6 +38,13 @@ def with_data(rows: Callable[[Path | None], Iterator[Row]]) -> Part:
     return lambda settings: rows(settings.data)
 
 
+def _onnx_rows(settings: Settings) -> Iterator[Row]:
+    """Imported where it is run: onnx and onnxruntime need not be there for the other suites."""
+    from benchmarks.onnx_approaches import onnx_rows
+
+    yield from onnx_rows(settings)
+
+
 MAIN: dict[str, Part] = {
     "accuracy": with_data(accuracy.main_rows),
     "time": with_data(interaction.time_rows),
@@ -60,7 +67,7 @@ SUITES: dict[str, dict[str, Part]] = {
         "agreement": with_data(agreement.agreement_rows),
         "brushing": with_data(brushing.brushing_rows),
     },
-    "speed": speed.PARTS,
+    "speed": {**speed.PARTS, "onnx": _onnx_rows},
 }
 
 

@@ -144,7 +144,7 @@ def int8_rows(settings: Settings) -> Iterator[Row]:
     threads = set_threads(0)
     model = load_model("embedded", device="cpu")
     tiles = real_tiles(model, 126 if SMALL else 504)
-    graph = onnx_model(model, ["instance"], ACTIVATIONS)
+    graph = onnx_model(model, ["instance"], ACTIVATIONS, fused=True)
     eight = to_int8(graph, [t.pixels[None] for t in tiles])
     run = open_onnx(eight.SerializeToString(), ["instance"], threads)
     batch = tiles[-1].pixels[None]

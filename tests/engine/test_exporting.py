@@ -114,12 +114,34 @@ def test_fp16_and_int8_come_with_what_they_lose(
     assert half.megabytes < 0.6 * full.megabytes
     assert eight.megabytes < full.megabytes
     assert full.parity.max_error["semantic"] < half.parity.max_error["semantic"] < 0.01
-    operators = {n.op_type for n in onnx.load(eight.path).graph.node}
-    assert {"QuantizeLinear", "DequantizeLinear"} <= operators
+    nodes = onnx.load(eight.path).graph.node
+    operators = {n.op_type for n in nodes}
+    assert {"QuantizeLinear", "DequantizeLinear", "MultiHeadAttention"} <= operators
+    rounded = {name for n in nodes if n.op_type == "QuantizeLinear" for name in n.input}
+    made = {n.output[0]: set(n.input) for n in nodes if n.op_type == "DequantizeLinear"}
+    layers = [n for n in nodes if n.op_type == "Gemm" and n.input[0] in made]
+    assert len(layers) == 4 * full_model.backbone.spec.depth  # all of the transformer's
+    assert not any(n.output[0] in rounded for n in layers)
     lines = table(done)
     assert len(lines) == 4
     assert "int8" in lines[3]
     assert read_metadata(eight.path).name == full_model.card.name
+
+
+def test_int8_for_openvino_has_standard_operators_only(
+    full_model: Model, tmp_path: Path, disc_folders: tuple[Path, Path]
+) -> None:
+    pytest.importorskip("openvino")
+    files = tuple(sorted(disc_folders[0].iterdir()))
+    (entry,) = run_export(
+        full_model,
+        tmp_path / "m.xml",
+        format="openvino",
+        precisions=("int8",),
+        calibration=files,
+    )
+    assert entry.path.exists()
+    assert max(entry.parity.max_error.values()) < 0.1
 
 
 def test_openvino_files_give_the_same_maps(full_model: Model, tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def onnx_model(
     *,
     opset: int = DEFAULT_OPSET,
     half: bool = False,
+    fused: bool = False,
 ) -> Any:
     """The ``ModelProto`` of a model's heads for `tasks`.
 
@@ -69,6 +70,8 @@ def onnx_model(
         At least 17.
     half : bool
         Weights and activations in float16; input and outputs stay float32.
+    fused : bool
+        Attention by ONNX Runtime's own operator: faster, and no other program reads the file.
 
     Raises
     ------
@@ -88,7 +91,7 @@ def onnx_model(
     model = merge(model) if model.lora is not None and not model.lora.merged else model
     state = {n: t.detach().float().cpu().numpy() for n, t in model.state_dict().items()}
     graph = Graph(np.float16 if half else np.float32)
-    patch_tokens, cls_token = add_backbone(graph, take_apart(model))
+    patch_tokens, cls_token = add_backbone(graph, take_apart(model), fused=fused)
     heads = model.card.heads
     joined = ""
     if any(not heads[t].pooled for t in tasks):
@@ -108,7 +111,8 @@ def onnx_model(
             channels = 1 if spec.kind == "bins" else spec.channels
             outputs.append((task, ["batch", channels, "height", "width"]))
         graph.rename(graph.to_float32(_activated(graph, raw, activations.get(task, ()))), task)
-    return graph.model(outputs, opset=opset, metadata=metadata(model.card, tasks))
+    entries = metadata(model.card, tasks)
+    return graph.model(outputs, opset=opset, contrib=fused, metadata=entries)
 
 
 def metadata(card: ModelCard, tasks: Sequence[str]) -> dict[str, str]:
