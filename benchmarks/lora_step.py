@@ -1,7 +1,8 @@
 """A training step from kept tokens against plain steps: the project's own loop, timed.
 
 ViT-S/14 with random weights, eight crops of 224, LoRA of rank 8 on the same layers and the same
-semantic head on both sides.
+head on both sides: the dense one of semantic classes, all of it trained, and for heads alone also
+the two heads of image classes.
 """
 
 from __future__ import annotations
@@ -21,34 +22,46 @@ from dinoscope.engine.batches import Batch
 from dinoscope.engine.cached import token_pool
 from dinoscope.engine.fit import FitOptions, fit
 from dinoscope.models.adapter import add_lora
+from dinoscope.models.card import HeadSpec
 from dinoscope.models.device import precision_for, set_threads
+from dinoscope.models.heads import pool_tokens
 from dinoscope.models.model import Model
 from dinoscope.tasks.base import task
 
 BACKBONE = "dinov2_vits14"
 CROPS, SIDE, CLASSES, RANK = 8, 224, 3, 8
 STEPS = 6
+#: Heads that are trained alone: what they are called in the rows, and their kind.
+DENSE = ("", "dense")
+POOLED = ("image classes by a linear head", "pooled")
+DETAIL = ("image classes by the head with pixel features", "pooled-detail")
+
+
+def _task(kind: str) -> str:
+    return "semantic" if kind == "dense" else "classification"
 
 
 class _Crops(Dataset[Batch]):
     """The same crops at every step, so that only the step is timed."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: str = "dense") -> None:
         torch.manual_seed(0)
         self._pixels = torch.rand(CROPS, 3, SIDE, SIDE)
-        self._truth = torch.randint(0, CLASSES, (CROPS, SIDE, SIDE))
+        self._task = _task(kind)
+        shape = (CROPS, SIDE, SIDE) if kind == "dense" else (CROPS,)
+        self._truth = torch.randint(0, CLASSES, shape)
 
     def __len__(self) -> int:
         return 2**31
 
     def __getitem__(self, step: int) -> Batch:
-        truths = {"semantic": (torch.arange(CROPS), self._truth)}
+        truths = {self._task: (torch.arange(CROPS), self._truth)}
         return Batch(step, self._pixels, truths, tuple(f"crop {i}" for i in range(CROPS)))
 
 
-def _model(blocks: str | int | None) -> Model:
-    classes = ("background", "a", "b")
-    model = Model.fresh(BACKBONE, {"semantic": task("semantic").head_spec(classes)}, seed=0)
+def _model(blocks: str | int | None, kind: str = "dense") -> Model:
+    spec = HeadSpec(kind, CLASSES, ("background", "a", "b"))
+    model = Model.fresh(BACKBONE, {_task(kind): spec}, seed=0)
     if blocks is None:
         for parameter in model.backbone.parameters():
             parameter.requires_grad_(False)
@@ -57,14 +70,16 @@ def _model(blocks: str | int | None) -> Model:
     return model
 
 
-def _ours(tune: str, dtype: torch.dtype | None, cached: bool) -> Callable[[], float]:
+def _ours(
+    tune: str, dtype: torch.dtype | None, cached: bool, kind: str = "dense"
+) -> Callable[[], float]:
     """A step of `fit` at a time: its seconds. Steps that drew new crops are passed over."""
     heads = tune == "heads"
-    model = _model(None if heads else int(tune.partition(":")[2]) if ":" in tune else "all")
+    model = _model(None if heads else int(tune.partition(":")[2]) if ":" in tune else "all", kind)
     options = TrainOptions(tune=tune)
     pool = token_pool(model, options, 1, device="cpu", autocast=dtype) if cached else None
     settings = FitOptions(None, 10**6, 1e-4, 0.01, frozen_backbone=heads, autocast=dtype, workers=0)
-    steps = fit(model, _Crops(), settings, pool=pool)  # type: ignore[arg-type]
+    steps = fit(model, _Crops(kind), settings, pool=pool)  # type: ignore[arg-type]
 
     def step() -> float:
         while True:
@@ -78,11 +93,14 @@ def _ours(tune: str, dtype: torch.dtype | None, cached: bool) -> Callable[[], fl
     return step
 
 
-def _plain(blocks: str | None, dtype: torch.dtype | None) -> Callable[[], float]:
+def _plain(
+    blocks: str | None, dtype: torch.dtype | None, kind: str = "dense"
+) -> Callable[[], float]:
     """A step as peft's examples have it: whole network, loss, backward, AdamW."""
-    model = _model(blocks).train()
-    batch = _Crops()[0]
-    truth = batch.truths["semantic"][1]
+    model = _model(blocks, kind).train()
+    batch = _Crops(kind)[0]
+    name = _task(kind)
+    truth = batch.truths[name][1]
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
 
@@ -91,8 +109,13 @@ def _plain(blocks: str | None, dtype: torch.dtype | None) -> Callable[[], float]
         with torch.autocast("cpu", dtype, enabled=dtype is not None):
             with torch.set_grad_enabled(blocks is not None):
                 features = model.encode(batch.pixels)
-            raw = model.decode_dense(features, batch.pixels, ["semantic"])["semantic"]
-        loss = task("semantic").loss(raw, truth, {})
+            if kind == "dense":
+                raw = model.decode_dense(features, batch.pixels, [name])[name]
+            else:
+                raw = model.decode_pooled(
+                    pool_tokens(model.pooled_features(features, batch.pixels))
+                )
+        loss = task(name).loss(raw, truth, {})
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -114,13 +137,7 @@ def lora_rows(settings: Settings) -> Iterator[Row]:
         "frozen": _plain(None, None),
         "frozen bf16": _plain(None, torch.bfloat16),
     }
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for turn in range(STEPS + 1):
-        for name, step in works.items():
-            taken = step()
-            if turn:  # the first only warms up
-                times[name].append(taken)
-    middle = {name: statistics.median(values) for name, values in times.items()}
+    middle = _medians(works)
     what = "LoRA step, last 4 blocks from kept tokens"
     yield Row(f"{what}, ms", 1e3 * middle["last"])
     yield Row(
@@ -150,3 +167,38 @@ def lora_rows(settings: Settings) -> Iterator[Row]:
         middle["frozen bf16"] / middle["heads"],
         rival_value=middle["frozen bf16"],
     )
+    yield from _class_rows(half)
+
+
+def _class_rows(half: torch.dtype | None) -> Iterator[Row]:
+    """Heads of image classes alone: their step has no maps at full resolution to train."""
+    for name, kind in (POOLED, DETAIL):
+        works = {
+            "ours": _ours("heads", half, cached=True, kind=kind),
+            "frozen": _plain(None, None, kind),
+            "frozen bf16": _plain(None, torch.bfloat16, kind),
+        }
+        middle = _medians(works)
+        yield Row(f"{name} on kept tokens, step, ms", 1e3 * middle["ours"])
+        for way, other, must, aim in (
+            ("fp32", "frozen", 15.0, 40.0),
+            ("bf16", "frozen bf16", None, None),
+        ):
+            yield Row(
+                f"{name} on kept tokens: times faster than a frozen forward, {way} (more)",
+                middle[other] / middle["ours"],
+                must=must,
+                aim=aim,
+                rival_value=middle[other],
+            )
+
+
+def _medians(works: dict[str, Callable[[], float]]) -> dict[str, float]:
+    """Median seconds of each, in turns; the first turn only warms up."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for turn in range(STEPS + 1):
+        for name, step in works.items():
+            taken = step()
+            if turn:
+                times[name].append(taken)
+    return {name: statistics.median(values) for name, values in times.items()}
