@@ -22,7 +22,7 @@ _CHECKED = 6000
 LEAST_STROKES = 6
 #: From so many annotated pixels on, there is enough to grow deeper trees from more of them.
 MANY = 2000
-_DEEP = {"depth": 8, "tries": 8, "pixels": 800}
+_DEEP = {"depth": 10, "tries": 8, "pixels": 800}
 _SHALLOW = {"depth": DEPTH, "tries": TRIES, "pixels": PIXELS}
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 
 import numpy as np
 
@@ -45,9 +44,12 @@ class Tables:
 
     def __init__(self, forest: Forest) -> None:
         trees, depth = forest.features.shape
-        if depth > 8:
-            raise ValueError(f"trees are {depth} deep; their numbers fit 8 bits")
-        pair = self.halves = 2 if trees % 2 == 0 and depth <= _PAIRED else 1
+        pair = 2 if trees % 2 == 0 and depth <= _PAIRED else 1
+        questions = pair * depth
+        if questions > 16:
+            raise ValueError(f"trees are {depth} deep; their numbers have 16 bits")
+        #: Parts of a number that fit a byte each.
+        self.parts = 1 if questions <= 8 else 2
         self.features = forest.features.reshape(trees // pair, -1)
         self.thresholds = forest.thresholds.reshape(trees // pair, -1)
         self.classes = forest.classes
@@ -71,34 +73,33 @@ class Tables:
     def sums(self, maps: np.ndarray) -> np.ndarray:
         """``(K, n)`` uint8 maps to ``(C - 1, n)`` uint16 probabilities, 1 being `_FULL`, about."""
         size = maps.shape[1]
-        halves = [np.empty(size, np.uint8) for _ in range(self.halves)]
+        parts = [np.empty(size, np.uint8) for _ in range(self.parts)]
         number = np.empty(size, np.uint16)
         place = np.empty(size, np.intp)
         bit = np.empty(size, bool)
         bits = bit.view(np.uint8)
         totals = [np.zeros(size, word.dtype) for word in self.words]
         found = [np.empty(size, word.dtype) for word in self.words]
-        depth = self.features.shape[1] // self.halves
+        each = -(-self.features.shape[1] // self.parts)
         for pair, (features, thresholds) in enumerate(
             zip(self.features.tolist(), self.thresholds, strict=True)
         ):
-            questions = iter(zip(features, thresholds, strict=True))
-            # A tree's number in bytes, which vector instructions do 64 at a time.
-            for half in halves:
-                feature, threshold = next(questions)
-                np.greater(maps[feature], threshold, out=half.view(bool))
-                for feature, threshold in islice(questions, depth - 1):
-                    np.add(half, half, out=half)
+            questions = list(zip(features, thresholds, strict=True))
+            number.fill(0)
+            for first, part in enumerate(parts):
+                # In bytes, which vector instructions do 64 at a time.
+                asked = questions[first * each : (first + 1) * each]
+                part.fill(0)
+                for feature, threshold in asked:
+                    np.add(part, part, out=part)
                     np.greater(maps[feature], threshold, out=bit)
-                    np.bitwise_or(half, bits, out=half)
-            number[...] = halves[0]
-            for half in halves[1:]:
-                np.left_shift(number, depth, out=number)
-                np.bitwise_or(number, half, out=number)
+                    np.bitwise_or(part, bits, out=part)
+                np.left_shift(number, len(asked), out=number)
+                np.bitwise_or(number, part, out=number)
             place[...] = number
-            for word, total, part in zip(self.words, totals, found, strict=True):
-                np.take(word[pair], place, out=part, mode="clip")
-                np.add(total, part, out=total)
+            for word, total, looked_up in zip(self.words, totals, found, strict=True):
+                np.take(word[pair], place, out=looked_up, mode="clip")
+                np.add(total, looked_up, out=total)
         lanes = np.concatenate([_lanes(total) for total in totals])
         return np.asarray(lanes[: self.classes - 1])
 
