@@ -25,7 +25,8 @@ from benchmarks.cells import (
     pretrain,
 )
 from benchmarks.train_embedded import CLASSIFIED, single_cells
-from dinoscope.models.checkpoint import load_model, save_model
+from dinoscope.models import container
+from dinoscope.models.checkpoint import save_model
 from dinoscope.models.device import import_torch
 
 torch = import_torch()
@@ -77,8 +78,15 @@ def main() -> None:
     )
     model = classifier(args.base, cells)
     if args.start:
-        earlier = load_model(args.start, device="cpu").heads["classification"]
-        model.heads["classification"].load_state_dict(earlier.state_dict())
+        # The head alone, so that it may have been made for an earlier backbone.
+        tensors = container.read(args.start).tensors
+        prefix = "heads.classification."
+        earlier = {
+            name.removeprefix(prefix): torch.from_numpy(array).float()
+            for name, array in tensors.items()
+            if name.startswith(prefix)
+        }
+        model.heads["classification"].load_state_dict(earlier)
         if args.pixel_minutes:
             forget_tokens(model)
     if args.pixel_minutes:

@@ -178,13 +178,23 @@ def test_each_object_is_one_connected_region() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (2, 3)])
-@pytest.mark.parametrize("value", [0, 128, 255])
+@pytest.mark.parametrize("value", [0, 128, 210, 255])
 def test_constant_maps_of_any_shape_give_at_most_one_object(
     shape: tuple[int, int], value: int
 ) -> None:
     found = decode_instances(np.full((3, *shape), value, np.uint8), InstanceOptions(min_size_px=0))
     assert found.shape == shape
-    assert found.max() == (value > 127)
+    # 128 of 255 is above the threshold, but nothing there is surer: haze, and no object.
+    assert found.max() == (value > 200)
+
+
+def test_what_is_nowhere_sure_is_no_object_until_it_is_asked_for() -> None:
+    truth = np.zeros((60, 120), np.int32)
+    truth[10:50, 10:50], truth[10:50, 70:110] = 1, 2
+    maps = (instance_targets(truth) * 255).astype(np.uint8)
+    maps[0] = np.where(truth == 2, 150, maps[0])
+    assert np.unique(decode_instances(maps)).size == 2
+    assert np.unique(decode_instances(maps, InstanceOptions(threshold=0.3))).size == 3
 
 
 @settings(max_examples=40, deadline=None)
