@@ -94,7 +94,7 @@ def test_the_main_job_with_a_real_worker(
     assert instances.units == stack.units
     assert viewer.layers["discs · PCA"].data.shape == (*stack.data.shape, 3)
     count = int(instances.data.max())
-    assert count > 3
+    assert count >= 3  # at least one in each plane, under numbers of its own
     assert (np.unique(instances.data[instances.data > 0]) == np.arange(1, count + 1)).all()
     assert len(instances.features) == count
     assert panel.results.classes.rowCount() >= 3

@@ -33,6 +33,7 @@ from dinoscope.engine.scribble.features import (
     filter_maps,
     plane_features,
 )
+from dinoscope.engine.scribble.geometry import affordable, clipped, rough_zoom
 from dinoscope.engine.scribble.predicting import Prediction, Tables, predict
 from dinoscope.errors import InputError
 from dinoscope.models.model import Model
@@ -43,13 +44,8 @@ Place = tuple[str, Index]
 
 #: Maps of planes in memory, in MB; those of the newest plane are kept whatever their size.
 FEATURES_MB = 400
-#: Planes are enlarged up to so many model pixels; finer tokens hardly help beside filters.
-MODEL_PIXELS = 2_500_000
 #: Maps of the instance head that strokes are learned on too.
 _OBJECTS = 3
-#: Model pixels of the small copy that the first labels of a plane come from, about one tile of
-#: DINOv2's, and how much larger a plane has to be for that to be worth while.
-ROUGH_PIXELS, ROUGH_WORTH = 262_144, 2.0
 
 
 @dataclass
@@ -438,47 +434,6 @@ def _joined(
         stack = plane.guide.reshape(_OBJECTS, -1, plane.guide.shape[1])
         objects = Objects(stack, run.object_positions())
     return plane_features(run.prepared.shape, plane.tokens, run.patches, projection, maps, objects)
-
-
-def affordable(zoom: float, shape: tuple[int, int]) -> float:
-    """`zoom`, or what a plane can be enlarged by without a long wait for its tokens.
-
-    Examples
-    --------
-    >>> affordable(2.0, (512, 512)), affordable(2.0, (4096, 4096)), affordable(0.5, (4096, 4096))
-    (2.0, 1.0, 0.5)
-    """
-    most = max(1.0, float(MODEL_PIXELS / (shape[0] * shape[1])) ** 0.5)
-    return float(min(zoom, most))
-
-
-def rough_zoom(zoom: float, shape: tuple[int, int]) -> float:
-    """`zoom`, or that of the small copy which first labels come from.
-
-    Examples
-    --------
-    >>> rough_zoom(1.0, (512, 512)), rough_zoom(1.0, (1024, 1024)), rough_zoom(0.5, (4096, 4096))
-    (1.0, 0.5, 0.125)
-    """
-    share = ROUGH_PIXELS / (zoom**2 * shape[0] * shape[1])
-    return zoom if share * ROUGH_WORTH > 1 else zoom * float(share) ** 0.5
-
-
-def clipped(region: Region, shape: tuple[int, int]) -> Region:
-    """The part of `region` that lies on a plane.
-
-    Raises
-    ------
-    InputError
-        Nothing of it does.
-    """
-    y0, x0, y1, x1 = (int(v) for v in region)
-    found = max(0, y0), max(0, x0), min(shape[0], y1), min(shape[1], x1)
-    if found[0] >= found[2] or found[1] >= found[3]:
-        raise InputError(
-            f"region is {tuple(region)!r}", expected=f"pixels of a plane of {shape[0]} x {shape[1]}"
-        )
-    return found
 
 
 def _layout(image: ImageInput) -> tuple[int, ...]:
