@@ -404,6 +404,7 @@ def main() -> None:
     save_model(
         model_card(model, state=state.history[-1] if state.history else {}, training=vars(options)),
         options.output,
+        half=True,
     )
 
 
