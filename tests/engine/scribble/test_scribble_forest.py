@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -129,6 +131,14 @@ def test_strokes_are_held_out_whole() -> None:
     ).mean() > 0.9
     assert classifier.accuracy is not None
     assert classifier.accuracy < 0.75
+
+
+def test_too_few_strokes_leave_nothing_of_an_earlier_calibration() -> None:
+    values, truth = rings(n=60)
+    samples = Samples(values, (truth + 1).astype(np.uint8), np.zeros(60, np.int64))
+    earlier = replace(fit(samples), temperature=2.5, accuracy=0.9, ece=0.1)
+    found = calibrated(earlier, samples)
+    assert (found.temperature, found.accuracy, found.ece) == (1.0, None, None)
 
 
 def test_many_strokes_grow_deeper_trees_that_planes_are_predicted_by_all_the_same() -> None:

@@ -86,7 +86,7 @@ def calibrated(
     classifier : Classifier
         Of these samples.
     samples : Samples
-        Where strokes are too few to hold some out, the classifier stays as it is.
+        Where strokes are too few to hold some out, nothing is known: the temperature is 1.
     trees : int
         Size of each fold's forest.
     seed : int
@@ -95,7 +95,7 @@ def calibrated(
     codes, classes, weight = _classes(samples)
     folds = _folds(samples.strokes, classes, len(codes))
     if folds is None or len(codes) < 2:
-        return classifier
+        return replace(classifier, temperature=1.0, ece=None, accuracy=None)
     size = _size(len(classes))
     held: list[np.ndarray] = []
     truth: list[np.ndarray] = []

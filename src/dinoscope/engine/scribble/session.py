@@ -221,6 +221,8 @@ class ScribbleSession:
     def forget(self, source: str) -> None:
         """Let everything of an image go but its strokes: its pixels have changed."""
         self._runs.pop(source, None)
+        if self._filters is not None and self._filters[0][0] == source:
+            self._filters = None
         for place in [p for p in self._features if p[0] == source]:
             del self._features[place]
             self._tokens.pop(place, None)
