@@ -136,6 +136,28 @@ def test_a_large_plane_has_first_labels_before_its_tokens(worker: Worker, sessio
     assert np.array_equal(worker.planes[0]["labels"], then)
 
 
+def test_a_first_look_forgets_pixels_that_have_changed(worker: Worker, session: str) -> None:
+    rng = np.random.default_rng(0)
+    before, after = (rng.normal(100, 20, (768, 768)).astype(np.float32) for _ in range(2))
+    after[:, :384] += 200
+
+    def first(name: str, pixels: np.ndarray) -> np.ndarray:
+        own = worker.tools.annotation.session(name)
+        image = ImageInput(pixels, "YX", name="large")
+        own.set_strokes("large", (), np.array([150_000, 150_700]), np.array([1, 2]))
+        steps = own.rough("large", (), image)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as stop:
+                return np.asarray(stop.value.labels)
+
+    first(session, before)
+    worker.tools.annotation.session(session).forget("large")
+    other = str(worker("open", model="embedded", options=OPTIONS, codes=(1, 2))["session"])
+    assert np.array_equal(first(session, after), first(other, after))
+
+
 def test_a_region_is_that_part_of_the_whole(worker: Worker, session: str) -> None:
     whole = worker.labels(session, strokes=[{"source": "s", "index": (0,), **BOTH}])
     part = worker.labels(session, region=(11, 40, 70, 200))
