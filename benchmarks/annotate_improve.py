@@ -8,6 +8,8 @@ threads busy, so that other programs do not change what is compared.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -144,23 +146,45 @@ def _labels(model: Model, image: ImageInput, threads: int) -> np.ndarray:
     raise RuntimeError(f"{image.name} was not predicted")
 
 
+def outcome(settings: Settings, name: str, tune: str) -> tuple[float, str]:
+    """Mean IoU on a set, of the fast loop (`tune` ``"none"``) or after a round, and what was told.
+
+    Kept under ``--work``: a run of many rounds can be stopped and gone on with, or be shared by
+    processes of a few threads each.
+    """
+    minutes = settings.minutes or MINUTES
+    model = load_model(settings.model)
+    asked = f"{name} {tune} {minutes:g} {settings.threads} {model.digest}"
+    digest = hashlib.blake2b(asked.encode(), digest_size=8).hexdigest()
+    path = settings.work / "improve" / f"{name} {tune.replace(':', '-')} {digest}.json"
+    if not path.exists():
+        with tempfile.TemporaryDirectory() as folder:
+            work = annotate(settings, name, Path(folder))
+            if tune == "none":
+                found = fast_loop(settings, work), ""
+            else:
+                found = improved(settings, work, tune)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found))
+    value, told = json.loads(path.read_text())
+    return float(value), str(told)
+
+
 def improve_rows(settings: Settings) -> Iterator[Row]:
     """Gain over the fast loop of each way of tuning, on each set; the best of them last."""
     gains: dict[str, list[float]] = {tune: [] for tune in TUNES}
     minutes = settings.minutes or MINUTES
     for name in SETS:
-        with tempfile.TemporaryDirectory() as folder:
-            work = annotate(settings, name, Path(folder))
-            before = fast_loop(settings, work)
-            yield Row(f"{name}, {SHARE:.0%} strokes: mean IoU of the fast loop", before)
-            for tune in TUNES:
-                value, told = improved(settings, work, tune)
-                gains[tune].append(value - before)
-                yield Row(
-                    f"{name}, {tune}, {minutes:g} min: mean IoU gained over the fast loop ({told})",
-                    value - before,
-                    rival_value=before,
-                )
+        before, _ = outcome(settings, name, "none")
+        yield Row(f"{name}, {SHARE:.0%} strokes: mean IoU of the fast loop", before)
+        for tune in TUNES:
+            value, told = outcome(settings, name, tune)
+            gains[tune].append(value - before)
+            yield Row(
+                f"{name}, {tune}, {minutes:g} min: mean IoU gained over the fast loop ({told})",
+                value - before,
+                rival_value=before,
+            )
     means = {tune: float(np.mean(values)) for tune, values in gains.items()}
     best = max(means, key=lambda tune: means[tune])
     yield Row(

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,8 @@ PRODUCTS, PRODUCT_SIDE = (2, 256) if SMALL else (24, 2048)
 STACK = 3 if SMALL else 20
 SIDES = (126, 252) if SMALL else (512, 1024, 2048, 4096)
 DECODE = (256, 30) if SMALL else (2048, 2000)
-#: Seconds that an image of each size is predicted again and again.
-GROWTH_S = 0.5 if SMALL else 6.0
+#: Seconds that an image of each size is predicted again and again, in each of so many rounds.
+GROWTH_S, GROWTH_ROUNDS = (0.2, 1) if SMALL else (2.0, 4)
 
 
 def in_turns(works: Mapping[str, Callable[[], object]], rounds: int = ROUNDS) -> dict[str, Any]:
@@ -261,14 +261,13 @@ def growth_rows(settings: Settings) -> Iterator[Row]:
         ("growth", "ViT-S/14, colours", ((1.25, 1.1), (1.5, 1.0))),
         ("growth-embedded", "embedded, objects", ((None, None), (1.5, 1.0))),
     ):
-        per_pixel = {}
-        last: dict[str, float] = {}
-        for side in SIDES:
-            last = _in_a_process(what, side)
-            per_pixel[side] = last["seconds"] / side**2 * 1e6
-            yield Row(f"{label}: Predict of {side}², s per Mpx (less)", per_pixel[side])
+        times = _in_a_process(f"{what}-times", GROWTH_ROUNDS)
+        per_pixel = {side: times[str(side)] / side**2 * 1e6 for side in SIDES}
+        for side, seconds in per_pixel.items():
+            yield Row(f"{label}: Predict of {side}², s per Mpx (less)", seconds)
         spread = max(per_pixel.values()) / min(per_pixel.values())
         yield Row(f"{label}: time per pixel, largest over smallest (less)", spread, *limits[0])
+        last = _in_a_process(what, SIDES[-1])
         peak = (last["peak_mb"] - last["base_mb"]) / 1e3
         bar = f"{label}: peak memory at {SIDES[-1]}² over the import base, GB (less)"
         yield Row(bar, peak, *limits[1])
@@ -437,6 +436,32 @@ def _end(steps: Any) -> Any:
 def growth_run(side: int, *, embedded: bool = False) -> dict[str, float]:
     """One plane in a fresh process; its peak over what imports and model take."""
     from benchmarks.memory import PeakMemory, pss_mb
+
+    run = _growing(embedded)
+    run(140)
+    base = pss_mb(os.getpid())
+    with PeakMemory(os.getpid()) as watched:
+        run(side)
+    return {"peak_mb": watched.peak_mb, "base_mb": base}
+
+
+def growth_times(rounds: int, *, embedded: bool = False) -> dict[str, float]:
+    """Median seconds of one plane of each size; sizes in turns, small ones several times."""
+    run = _growing(embedded)
+    run(SIDES[-1])
+    times: dict[int, list[float]] = {side: [] for side in SIDES}
+    for side in SIDES * rounds:
+        begun = last = time.perf_counter()
+        while last - begun < GROWTH_S:
+            run(side)
+            now = time.perf_counter()
+            times[side].append(now - last)
+            last = now
+    return {str(side): _median(seconds) for side, seconds in times.items()}
+
+
+def _growing(embedded: bool) -> Callable[[int], object]:
+    """A prediction of a plane of any size."""
     from dinoscope.config import PredictOptions
     from dinoscope.engine.predict import run_prediction
     from dinoscope.models.checkpoint import load_model
@@ -445,18 +470,8 @@ def growth_run(side: int, *, embedded: bool = False) -> dict[str, float]:
     model = load_model("embedded", device="cpu") if embedded else _model()
     task = "instance" if embedded else "pca"
     options = PredictOptions((task,), device="cpu", diameter_px=28.0, runtime="torch")
-    small = ImageInput(_cells(140), "YX")
-    run_prediction(small, model, options)
-    base = pss_mb(os.getpid())
-    image = ImageInput(_cells(side), "YX")
-    with PeakMemory(os.getpid()) as watched:
-        run_prediction(image, model, options)
-    times: list[float] = []  # apart: asking for memory again and again holds the threads up
-    while not times or sum(times) < GROWTH_S:  # small images several times
-        begun = time.perf_counter()
-        run_prediction(image, model, options)
-        times.append(time.perf_counter() - begun)
-    return {"seconds": _median(times), "peak_mb": watched.peak_mb, "base_mb": base}
+    cells = cache(_cells)
+    return lambda side: run_prediction(ImageInput(cells(side), "YX"), model, options)
 
 
 def _cells(side: int) -> np.ndarray:
@@ -482,6 +497,8 @@ if __name__ == "__main__":
     runs = {
         "stack": stack_run,
         "growth": growth_run,
+        "growth-times": growth_times,
         "growth-embedded": partial(growth_run, embedded=True),
+        "growth-embedded-times": partial(growth_times, embedded=True),
     }
     print(json.dumps(runs[sys.argv[1]](int(sys.argv[2]))))

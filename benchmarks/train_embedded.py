@@ -62,22 +62,22 @@ CLASSES = ("background", "nucleus", "cell", "rod", "filament", "membrane")
 NORMALIZATION = Normalization()
 #: Share of the crops each set gives; DSB2018 by modality, so that rare stains are seen enough.
 WEIGHTS = {
-    "fluo_small": 0.13,
-    "fluo_large": 0.14,
-    "histology_purple": 0.16,
-    "histology_white": 0.08,
-    "brightfield_gray": 0.05,
+    "fluo_small": 0.12,
+    "fluo_large": 0.13,
+    "histology_purple": 0.13,
+    "histology_white": 0.07,
+    "brightfield_gray": 0.04,
     "fluo_tissue": 0.03,
-    "usiigaci": 0.18,
+    "usiigaci": 0.13,
     "nuclei": 0.01,
     "touching": 0.02,
-    "rods": 0.04,
+    "rods": 0.12,
     "phase": 0.02,
     "brightfield": 0.02,
     "tissue": 0.02,
     "filaments": 0.005,
     "membranes": 0.005,
-    "surface": 0.12,
+    "surface": 0.13,
 }
 #: Single-cell sets by folder: their axes.
 CLASSIFIED = {"rbc12_crops": None, "cellcycle_ifc": "CYX"}
@@ -362,7 +362,9 @@ def main() -> None:
         validate_every_s=options.validate_every,
         average=0.998,
         balance="fixed",
-        balance_weights={"instance": 1.0, "semantic": 0.3, "depth": 1.0, "classification": 0.3},
+        balance_weights={"instance": 1.0, "semantic": 0.3, "depth": 8.0, "classification": 0.3},
+        # Relative heights are judged as they are, so their level counts as much as their shape.
+        loss_settings={"depth": {"depth_loss": "mse"}},
         warmup=0.03,
         log_every=10,
     )

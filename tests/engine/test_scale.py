@@ -66,3 +66,13 @@ def test_nothing_seen_at_any_scale_gives_no_diameter(monkeypatch: pytest.MonkeyP
     image = ImageInput(np.zeros((64, 64), np.uint8), "YX")
     monkeypatch.setattr(scale, "_seen_size", lambda *_: None)
     assert scale.estimate_diameter(prepare(image, model, PredictOptions()), runner) is None
+
+
+def test_depth_alone_is_predicted_at_the_cards_zoom_and_beside_objects_at_theirs() -> None:
+    heads = {name: task(name).head_spec(()) for name in ("instance", "depth")}
+    card = Model.fresh("tiny-test", heads, diameter_px=28.0).card
+    image = ImageInput(np.zeros((64, 64), np.uint8), "YX")
+    assert scale.known_zoom(card, image, PredictOptions(("depth",))) == (card.zoom, None)
+    assert scale.known_zoom(card, image, PredictOptions(("instance", "depth"))) is None
+    given = scale.known_zoom(card, image, PredictOptions(("depth",), diameter_px=14.0))
+    assert given == (2.0, 14.0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -129,3 +130,25 @@ assert ("triton" in sys.modules) == (importlib.util.find_spec("triton") is not N
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=60)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an option of glibc")
+def test_freed_memory_is_used_again_without_new_pages() -> None:
+    code = """if True:
+        import resource
+        from dinoscope.models.device import keep_freed_memory
+
+        def faults():
+            begun = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+            for _ in range(5):
+                some = [b"x" * (24 << 20) for _ in range(4)]
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - begun
+
+        before = faults()
+        assert keep_freed_memory()
+        faults()
+        print(before, faults())
+    """
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    before, after = map(int, done.stdout.split())
+    assert after < before / 20

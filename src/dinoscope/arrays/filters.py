@@ -261,9 +261,11 @@ class FilterBank:
 
 @lru_cache(maxsize=1)
 def blas() -> Any:
-    """The libraries that NumPy multiplies with, as a ``threadpoolctl`` controller: looking for them
-    takes a while. ``blas().limit(limits=1)`` is for many small products: threads of a library
-    that wait for each other on a busy machine take many times as long as one."""
+    """The libraries that NumPy and SciPy multiply with, as a ``threadpoolctl`` controller: looking
+    for them takes a while. ``blas().limit(limits=1)`` is for many small products, as in
+    eigenvectors: threads of a library that wait for each other beside those of another, or on a
+    busy machine, take many times as long as one."""
+    import scipy.linalg  # noqa: F401  (only libraries that are loaded are found)
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController().select(user_api="blas")

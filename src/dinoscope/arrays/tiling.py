@@ -84,7 +84,7 @@ def tile_grid(
         ``(Y, X)`` of the image.
     tile_min, tile_max : int
         Range of a tile's sides in pixels, inwards to multiples of `patch`. An image that fits into
-        one tile gets the smallest one that holds it, of at least 8 patches a side.
+        one tile may get the smallest one that holds it, of at least 8 patches a side.
     patch : int
         Side of a token in pixels; tiles begin and end at multiples of it.
     margin : int
@@ -218,14 +218,13 @@ class Stitcher:
 
 
 def _splits(length: int, smallest: int, largest: int, overlap: int) -> list[tuple[int, int]]:
-    """Numbers of tiles along an axis with their length, in patches; that of fewest tokens first."""
-    if length <= largest:
-        return [(1, max(length, LEAST_PATCHES))]
+    """Numbers of tiles along an axis with their length, in patches."""
     options = []
-    for size in range(max(smallest, overlap + 1), largest + 1):
-        count = 1 + math.ceil((length - size) / (size - overlap))
-        options.append((count, size))
-    return sorted(options, key=lambda split: (split[0] * split[1], split))
+    if length <= largest:
+        options.append((1, max(length, LEAST_PATCHES)))
+    for size in range(max(smallest, overlap + 1), min(largest, length - 1) + 1):
+        options.append((1 + math.ceil((length - size) / (size - overlap)), size))
+    return options
 
 
 def _cheapest(
@@ -238,8 +237,9 @@ def _cheapest(
         tokens = tall * wide
         return count_y * count_x * tokens * (1 + tokens / knee)
 
-    fewest = down[0], across[0]
-    best = min(itertools.product(down, across), key=cost)
+    pairs = list(itertools.product(down, across))
+    fewest = min(pairs, key=lambda pair: (pair[0][0] * pair[0][1] * pair[1][0] * pair[1][1], pair))
+    best = min(pairs, key=cost)
     return best if cost(best) < (1 - LEAST_GAIN) * cost(fewest) else fewest
 
 

@@ -81,7 +81,9 @@ def known_zoom(
     if card.pixel_size_um and pixel_size:
         zoom = _clipped(card.zoom * pixel_size / card.pixel_size_um)
         return zoom, card.diameter_px / zoom if card.diameter_px else None
-    if not card.diameter_px or "instance" not in card.heads:
+    # A surface has no objects to be measured by; heights were learned at the card's own zoom.
+    bare = set(options.tasks) == {"depth"}
+    if bare or not card.diameter_px or "instance" not in card.heads:
         return _clipped(card.zoom), None
     return None
 
@@ -97,8 +99,8 @@ def zoom_for(prepared: Prepared, runner: Runner) -> tuple[float, float | None]:
     """Model pixels per image pixel, and the object diameter in image pixels where one was used.
 
     In this order: the diameter the user gives; the pixel size, where the card and the image have
-    one; the card's fixed zoom, for models without a training diameter; an estimate from the image
-    itself.
+    one; the card's fixed zoom, for models without a training diameter and for depth alone; an
+    estimate from the image itself.
     """
     card = runner.model.card
     known = known_zoom(card, prepared.image, prepared.options)

@@ -12,9 +12,9 @@ from dinoscope.errors import ModelFileError
 
 #: Sides of a backbone's tiles where no training of ours chose others. DINOv2 learnt on crops of 224
 #: px and at last on 518 (Oquab et al. 2023, arXiv:2304.07193): sizes between are familiar to it. At
-#: 336 px a token still sees half again as far as in most of that training; below, overlaps take up
-#: what attention saves.
-TILE = (336, 560)
+#: 266 px a token still sees further than in most of that training; below, overlaps take up what
+#: attention saves.
+TILE = (266, 560)
 
 HEAD_KINDS = ("dense", "bins", "pooled", "pooled-detail")
 

@@ -121,10 +121,10 @@ def test_strokes_are_held_out_whole() -> None:
     strokes = np.repeat(np.arange(40), 30)
     own = rng.integers(0, 256, (40, 6)).astype(np.uint8)
     codes = (strokes % 2 + 1).astype(np.uint8)
-    samples = Samples(own[strokes], codes, strokes)
+    samples = Samples(own[strokes], codes)
     plain = fit(samples)
     assert plain.accuracy is None
-    classifier = calibrated(plain, samples)
+    classifier = calibrated(plain, samples, strokes)
     assert classifier.forest is plain.forest
     assert (
         classifier.codes[classifier.probabilities(own[strokes]).argmax(1)] == codes
@@ -135,17 +135,17 @@ def test_strokes_are_held_out_whole() -> None:
 
 def test_too_few_strokes_leave_nothing_of_an_earlier_calibration() -> None:
     values, truth = rings(n=60)
-    samples = Samples(values, (truth + 1).astype(np.uint8), np.zeros(60, np.int64))
+    samples = Samples(values, (truth + 1).astype(np.uint8))
     earlier = replace(fit(samples), temperature=2.5, accuracy=0.9, ece=0.1)
-    found = calibrated(earlier, samples)
+    found = calibrated(earlier, samples, np.zeros(60, np.int64))
     assert (found.temperature, found.accuracy, found.ece) == (1.0, None, None)
 
 
 def test_many_strokes_grow_deeper_trees_that_planes_are_predicted_by_all_the_same() -> None:
     values, truth = rings(n=MANY)
     codes = (truth + 1).astype(np.uint8)
-    few = fit(Samples(values[:500], codes[:500], np.arange(500)))
-    many = fit(Samples(values, codes, np.arange(MANY)))
+    few = fit(Samples(values[:500], codes[:500]))
+    many = fit(Samples(values, codes))
     assert many.forest.features.shape[1] > few.forest.features.shape[1]
     fresh, expected = rings(n=900, seed=1)
     maps = np.ascontiguousarray(fresh.T.reshape(8, 30, 30))

@@ -37,6 +37,24 @@ def test_a_compiled_runtime_gives_the_same_tokens_at_several_sizes(
     assert agreement(model, encoder, "cpu") > 0.9995
 
 
+@pytest.mark.parametrize("tiles", [2, 3])
+def test_openvino_gives_the_same_tokens_two_tiles_at_a_time(
+    lively_model: Model, monkeypatch: pytest.MonkeyPatch, tiles: int
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(engines, "_TILES_THAT_PAY", 2 * tiles)
+    encoder = build(lively_model, "openvino", "cpu", 2)
+    x = torch.rand(tiles, 3, 56, 42, generator=torch.Generator().manual_seed(3))
+    alone, together = encoder.encode(x), encoder.encode(x)
+    assert encoder.encode._paired is not None  # type: ignore[attr-defined]
+    for a, b in (
+        (alone.patch_tokens, together.patch_tokens),
+        (alone.cls_token, together.cls_token),
+    ):
+        assert a.shape == b.shape
+        assert torch.nn.functional.cosine_similarity(a, b, dim=1).min() > 0.999
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_pytorch_agrees_with_itself_in_both_precisions(
     lively_model: Model, dtype: torch.dtype

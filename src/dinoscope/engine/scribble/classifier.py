@@ -28,12 +28,10 @@ _SHALLOW = {"depth": DEPTH, "tries": TRIES, "pixels": PIXELS}
 
 @dataclass(frozen=True)
 class Samples:
-    """Annotated pixels: `values` (n, K) uint8, `codes` (n,) uint8 as painted, and `strokes` (n,),
-    the number of the stroke that each belongs to."""
+    """Annotated pixels: `values` (n, K) uint8, and `codes` (n,) uint8 as painted."""
 
     values: np.ndarray
     codes: np.ndarray
-    strokes: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,12 @@ def fit(samples: Samples, *, trees: int = TREES, seed: int = 0) -> Classifier:
 
 
 def calibrated(
-    classifier: Classifier, samples: Samples, *, trees: int = TREES // FOLDS, seed: int = 0
+    classifier: Classifier,
+    samples: Samples,
+    strokes: np.ndarray,
+    *,
+    trees: int = TREES // FOLDS,
+    seed: int = 0,
 ) -> Classifier:
     """The same forest with a temperature, calibration error and accuracy from held-out strokes.
 
@@ -86,14 +89,17 @@ def calibrated(
     classifier : Classifier
         Of these samples.
     samples : Samples
-        Where strokes are too few to hold some out, nothing is known: the temperature is 1.
+        What it was fitted on.
+    strokes : (n,) integer array
+        The number of the stroke that each pixel belongs to. Where they are too few to hold some
+        out, nothing is known: the temperature is 1.
     trees : int
         Size of each fold's forest.
     seed : int
         Of everything random.
     """
     codes, classes, weight = _classes(samples)
-    folds = _folds(samples.strokes, classes, len(codes))
+    folds = _folds(strokes, classes, len(codes))
     if folds is None or len(codes) < 2:
         return replace(classifier, temperature=1.0, ece=None, accuracy=None)
     size = _size(len(classes))

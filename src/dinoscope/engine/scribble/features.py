@@ -80,7 +80,9 @@ class Projection:
         some = np.asarray(tokens[::step], np.float64)
         mean, spread = some.mean(0), some.std(0) + 1e-6
         centred = (some - mean) / spread
-        values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
+        scatter = centred.T @ centred / len(centred)
+        with blas().limit(limits=1):
+            values, vectors = np.linalg.eigh(scatter)
         order = np.argsort(-values)[:components]
         deviation = np.sqrt(np.maximum(values[order], 1e-6))
         # A sign is arbitrary; fixed, so that equal tokens give equal components anywhere.

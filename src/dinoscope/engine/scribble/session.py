@@ -50,12 +50,12 @@ _OBJECTS = 3
 
 @dataclass
 class _Strokes:
-    """Annotated pixels of a plane, and their features once they are known."""
+    """Annotated pixels of a plane, and their features, and its shape, once they are known."""
 
     pixels: np.ndarray
     codes: np.ndarray
-    strokes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     values: np.ndarray | None = None
+    shape: tuple[int, int] = (0, 0)
 
 
 @dataclass
@@ -171,8 +171,7 @@ class ScribbleSession:
         tokens = yield from _encoded_once(small, small.pixels(index))
         maps = self._filtered(run, place)
         found = _joined(small, tokens, Projection.fit(tokens.tokens), maps)
-        numbers = stroke_numbers(strokes.pixels, strokes.codes, found.shape)
-        samples = Samples(found.at(strokes.pixels), strokes.codes, numbers)
+        samples = Samples(found.at(strokes.pixels), strokes.codes)
         classifier = fit(samples, seed=self.options.seed)
         region = region and clipped(region, found.shape)
         return predict(classifier, found, region, want=want, threads=self.threads)
@@ -334,7 +333,7 @@ class ScribbleSession:
                 hint="Is this the layer of another image?",
             )
         strokes.values = features.at(strokes.pixels)
-        strokes.strokes = stroke_numbers(strokes.pixels, strokes.codes, features.shape)
+        strokes.shape = features.shape
         self._changed = True
 
     def annotated(self, source: str, index: Index) -> np.ndarray:
@@ -358,24 +357,33 @@ class ScribbleSession:
             self._learn()
         if calibrate and self._uncalibrated is not None and self.classifier is not None:
             samples, self._uncalibrated = self._uncalibrated, None
-            self.classifier = calibrated(self.classifier, samples, seed=self.options.seed)
+            self.classifier = calibrated(
+                self.classifier, samples, self._stroke_numbers(), seed=self.options.seed
+            )
         return self.classifier
 
+    def _known(self) -> list[_Strokes]:
+        return [s for s in self._strokes.values() if s.values is not None]
+
+    def _stroke_numbers(self) -> np.ndarray:
+        """``(n,)``: to which stroke, of any plane, each pixel belongs that was learned from."""
+        numbers, shift = [], 0
+        for each in self._known():
+            own = stroke_numbers(each.pixels, each.codes, each.shape)
+            numbers.append(own + shift)
+            shift += int(own.max(initial=-1)) + 1
+        return np.concatenate(numbers)
+
     def _learn(self) -> None:
-        known = [s for s in self._strokes.values() if s.values is not None]
+        known = self._known()
         self._tables = self._uncalibrated = None
         self._changed = False
         if not known:
             self.classifier = None
             return
-        numbers, shift = [], 0
-        for each in known:
-            numbers.append(each.strokes + shift)
-            shift += int(each.strokes.max(initial=-1)) + 1
         samples = self._uncalibrated = Samples(
             _stacked([s.values for s in known if s.values is not None]),
             np.concatenate([s.codes for s in known]),
-            np.concatenate(numbers),
         )
         before = self.classifier.temperature if self.classifier is not None else 1.0
         self.classifier = dataclasses.replace(

@@ -74,7 +74,7 @@ class PackedVit:
                     array[: parts.dim] *= math.log2(math.e)
                     self._t[name] = torch.from_numpy(array).to(self.device, dtype)
         self._mean = torch.tensor(parts.mean, device=self.device).view(1, 3, 1, 1)
-        self._std = torch.tensor(parts.std, device=self.device).view(1, 3, 1, 1)
+        self._per_std = 1 / torch.tensor(parts.std, device=self.device).view(1, 3, 1, 1)
         self._positions: dict[tuple[int, int], Tensor] = {}
         #: Whether exponentials without their row's maximum were seen to overflow.
         self._careful = False
@@ -102,7 +102,8 @@ class PackedVit:
     def _embed(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
         h, w = grid
         p, batch = self.parts.patch, len(x)
-        x = ((x.float() - self._mean) / self._std).to(self.dtype)
+        # Channel by channel: single numbers far apart are slow to gather.
+        x = torch.sub(x.float().contiguous(), self._mean).mul_(self._per_std).to(self.dtype)
         x = x.reshape(batch, 3, h, p, w, p).permute(0, 2, 4, 1, 3, 5).reshape(batch, h * w, -1)
         patches = F.linear(x, self._t["patch.weight"], self._t["patch.bias"])
         if grid not in self._positions:
