@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dinoscope.engine.scribble import predicting
 from dinoscope.engine.scribble.calibration import ece, fit_temperature, sharpen
 from dinoscope.engine.scribble.classifier import (
     MANY,
@@ -67,15 +68,18 @@ def test_what_cannot_be_learned_is_refused(values: np.ndarray, classes: np.ndarr
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3, 5, 7])
-@pytest.mark.parametrize("threads", [1, 2])
-def test_planes_are_predicted_as_single_pixels_are(classes: int, threads: int) -> None:
+@pytest.mark.parametrize("at_once", [200, 10_000])
+def test_planes_are_predicted_as_single_pixels_are(
+    classes: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predicting, "_CHUNK", at_once)
     values, truth = rings(classes=classes, n=900)
     rng = np.random.default_rng(5)
     maps = rng.integers(0, 256, (8, 33, 47)).astype(np.uint8)
     forest = grow(values, truth % classes, classes)
     classifier = Classifier(np.arange(1, classes + 1).astype(np.uint8), forest)
     want = ("labels", "uncertainty", "probabilities")
-    found = predict(classifier, PlaneFeatures((33, 47), 1, maps), want=want, threads=threads)
+    found = predict(classifier, PlaneFeatures((33, 47), 1, maps), want=want)
     single = forest.probabilities(maps.reshape(8, -1).T).reshape(33, 47, classes)
     assert found.probabilities is not None
     assert np.allclose(np.moveaxis(found.probabilities, 0, -1), single, atol=2e-3)
@@ -88,10 +92,12 @@ def test_planes_are_predicted_as_single_pixels_are(classes: int, threads: int) -
         assert np.abs(found.uncertainty / 255 - ratio).max() < 0.02
 
 
+@pytest.mark.parametrize("at_once", [200, 10_000])
 @pytest.mark.parametrize("region", [None, (0, 0, 9, 9), (3, 5, 30, 60), (32, 60, 33, 61)])
 def test_regions_of_strided_planes_are_parts_of_the_whole(
-    region: tuple[int, int, int, int] | None,
+    region: tuple[int, int, int, int] | None, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(predicting, "_CHUNK", at_once)
     values, truth = rings()
     classifier = Classifier(np.array([1, 2, 3], np.uint8), grow(values, truth, 3))
     maps = np.random.default_rng(5).integers(0, 256, (8, 17, 31)).astype(np.uint8)

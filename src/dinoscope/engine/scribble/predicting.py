@@ -8,7 +8,6 @@ of one integer, so that one look-up and one addition serve them all.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +17,9 @@ from dinoscope.engine.scribble.classifier import Classifier
 from dinoscope.engine.scribble.features import PlaneFeatures
 from dinoscope.engine.scribble.forest import Forest
 
-#: Pixels that are worked on at once: their maps and sums stay in a core's second cache.
-_CHUNK = 32_768
+#: Pixels that are worked on at once: so many that the interpreter's own time hardly counts. On one
+#: thread: with steps of microseconds, several wait for the interpreter's lock most of the time.
+_CHUNK = 131_072
 #: Two trees of this depth share a table.
 _PAIRED = 6
 #: Probabilities are added up as parts of this.
@@ -119,7 +119,6 @@ def predict(
     region: tuple[int, int, int, int] | None = None,
     *,
     want: Sequence[str] = ("labels",),
-    threads: int = 1,
     tables: Tables | None = None,
 ) -> Prediction:
     """Classes of a region of a plane.
@@ -134,8 +133,6 @@ def predict(
         ``(y0, x0, y1, x1)`` in pixels; the whole plane when not given.
     want : sequence of str
         Out of ``labels``, ``uncertainty``, ``probabilities``.
-    threads : int
-        Threads to use.
     tables : Tables, optional
         Of this classifier's forest, where they were made before.
     """
@@ -151,7 +148,7 @@ def predict(
     found = _empty(classifier, (y1 - y0, x1 - x0), want)
     rows = max(1, _CHUNK // (right - left))
 
-    def work(begin: int) -> None:
+    for begin in range(top, bottom, rows):
         end = min(bottom, begin + rows)
         maps = features.maps[:, begin : min(height, end + stride - 1), left:right]
         sums = tables.sums(maps.reshape(len(maps), -1)).reshape(-1, maps.shape[1], right - left)
@@ -160,14 +157,6 @@ def predict(
             offset = (first - 2 * begin, x0 - 2 * left)
             sums = doubled(sums, (last - first, x1 - x0), offset)
         _decide(classifier, sums, tables.scale, _rows(found, slice(first - y0, last - y0)))
-
-    starts = range(top, bottom, rows)
-    if threads > 1 and len(starts) > 1:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, starts))
-    else:
-        for start in starts:
-            work(start)
     return found
 
 

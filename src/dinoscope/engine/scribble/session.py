@@ -174,7 +174,7 @@ class ScribbleSession:
         samples = Samples(found.at(strokes.pixels), strokes.codes)
         classifier = fit(samples, seed=self.options.seed)
         region = region and clipped(region, found.shape)
-        return predict(classifier, found, region, want=want, threads=self.threads)
+        return predict(classifier, found, region, want=want)
 
     def opened(self, source: str, image: ImageInput) -> Generator[Progress, None, ImageRun]:
         """The geometry and limits that the planes of an image share."""
@@ -422,7 +422,6 @@ class ScribbleSession:
             features,
             region,
             want=want,
-            threads=self.threads,
             tables=self._tables,
         )
 
