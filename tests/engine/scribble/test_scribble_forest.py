@@ -139,6 +139,24 @@ def test_strokes_are_held_out_whole() -> None:
     assert classifier.accuracy < 0.75
 
 
+def test_a_class_that_fills_little_of_the_image_is_not_seen_everywhere() -> None:
+    """Strokes of like length; of the plane, one pixel in twenty is of the second class."""
+    rng = np.random.default_rng(1)
+
+    def pixels(truth: np.ndarray) -> np.ndarray:
+        centres = 110 + 30 * truth[:, None]
+        return rng.normal(centres, 25, (len(truth), 6)).clip(0, 255).astype(np.uint8)
+
+    painted = np.repeat([0, 1], 150)
+    values, codes = pixels(painted), (painted + 1).astype(np.uint8)
+    truth = (rng.random(4000) < 0.05).astype(np.int64)
+    plane = pixels(truth)
+    plain = fit(Samples(values, codes)).probabilities(plane).argmax(1)
+    aware = fit(Samples(values, codes, plane)).probabilities(plane).argmax(1)
+    assert (aware != truth).mean() < 0.7 * (plain != truth).mean()
+    assert (aware[truth == 1] == 1).mean() > 0.5
+
+
 def test_too_few_strokes_leave_nothing_of_an_earlier_calibration() -> None:
     values, truth = rings(n=60)
     samples = Samples(values, (truth + 1).astype(np.uint8))

@@ -56,6 +56,12 @@ class PlaneFeatures:
         place += np.minimum(columns // self.stride, width - 1)
         return np.ascontiguousarray(self.maps.reshape(len(self.maps), -1)[:, place].T)
 
+    def some(self, count: int) -> np.ndarray:
+        """``(n, K)`` uint8 of about `count` pixels on an even grid over the plane."""
+        step = max(1, round((self.maps[0].size / count) ** 0.5))
+        rows = self.maps[:, step // 2 :: step, step // 2 :: step]
+        return np.ascontiguousarray(rows.reshape(len(self.maps), -1).T)
+
 
 @dataclass(frozen=True)
 class Objects:

@@ -44,17 +44,21 @@ Place = tuple[str, Index]
 
 #: Maps of planes in memory, in MB; those of the newest plane are kept whatever their size.
 FEATURES_MB = 400
+#: Pixels of a plane, or of several together, that tell how frequent the classes are.
+_SEEN = 2500
 #: Maps of the instance head that strokes are learned on too.
 _OBJECTS = 3
 
 
 @dataclass
 class _Strokes:
-    """Annotated pixels of a plane, and their features, and its shape, once they are known."""
+    """Annotated pixels of a plane; once it was looked at, also their features, those of pixels from
+    all over it, and its shape."""
 
     pixels: np.ndarray
     codes: np.ndarray
     values: np.ndarray | None = None
+    seen: np.ndarray | None = None
     shape: tuple[int, int] = (0, 0)
 
 
@@ -171,7 +175,7 @@ class ScribbleSession:
         tokens = yield from _encoded_once(small, small.pixels(index))
         maps = self._filtered(run, place)
         found = _joined(small, tokens, Projection.fit(tokens.tokens), maps)
-        samples = Samples(found.at(strokes.pixels), strokes.codes)
+        samples = Samples(found.at(strokes.pixels), strokes.codes, found.some(_SEEN))
         classifier = fit(samples, seed=self.options.seed)
         region = region and clipped(region, found.shape)
         return predict(classifier, found, region, want=want)
@@ -333,6 +337,7 @@ class ScribbleSession:
                 hint="Is this the layer of another image?",
             )
         strokes.values = features.at(strokes.pixels)
+        strokes.seen = features.some(_SEEN)
         strokes.shape = features.shape
         self._changed = True
 
@@ -384,6 +389,7 @@ class ScribbleSession:
         samples = self._uncalibrated = Samples(
             _stacked([s.values for s in known if s.values is not None]),
             np.concatenate([s.codes for s in known]),
+            np.concatenate([s.seen[:: len(known)] for s in known if s.seen is not None]),
         )
         before = self.classifier.temperature if self.classifier is not None else 1.0
         self.classifier = dataclasses.replace(
