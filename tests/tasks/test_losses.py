@@ -82,3 +82,28 @@ def test_class_weights_change_the_loss_and_smoothing_bounds_it() -> None:
     plain = float(unit.loss(raw, target, {"label_smoothing": 0}))
     weighted = float(unit.loss(raw, target, {"label_smoothing": 0, "class_weights": [0.1, 1.0]}))
     assert weighted > plain > 1
+
+
+def test_classes_count_as_told_where_little_is_painted_and_alike_elsewhere() -> None:
+    """With equal strokes of two classes and nothing to tell them apart, the loss is least where the
+    probability of a class is its weight's share."""
+    unit = task("semantic")
+    settings = {"stroke_weights": [1.0, 0.25]}
+    painted = torch.full((1, 28, 28), 255)
+    painted[0, 2, :14], painted[0, 8, :14] = 0, 1
+    dense = (torch.arange(28 * 28).view(1, 28, 28) % 2).long()
+
+    def cost(target: torch.Tensor, second: float) -> float:
+        raw = torch.tensor([1 - second, second]).log().view(1, 2, 1, 1).expand(1, 2, 28, 28)
+        return float(unit.loss(raw, target, settings))
+
+    shares = torch.linspace(0.05, 0.95, 19).tolist()
+    assert min(shares, key=lambda s: cost(painted, s)) < 0.35
+    assert min(shares, key=lambda s: cost(dense, s)) == pytest.approx(0.5, abs=0.06)
+    assert cost(dense, 0.3) == pytest.approx(
+        float(
+            unit.loss(
+                torch.tensor([0.7, 0.3]).log().view(1, 2, 1, 1).expand(1, 2, 28, 28), dense, {}
+            )
+        )
+    )

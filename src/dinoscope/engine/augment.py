@@ -13,10 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from dinoscope.engine.dataset import TrainingImage
-from dinoscope.tasks.base import IGNORE, task
-
-#: Semantic truths with fewer known pixels than this share are strokes.
-SPARSE = 0.2
+from dinoscope.tasks.base import IGNORE, SPARSE, task
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from dinoscope.models.card import HeadSpec
 
 #: Classes of pixels that count for no loss and no score.
 IGNORE = 255
+#: Semantic truths with fewer known pixels than this share are strokes.
+SPARSE = 0.2
 
 
 class Task(Protocol):

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dinoscope.models.card import HeadSpec
-from dinoscope.tasks.base import IGNORE
+from dinoscope.tasks.base import IGNORE, SPARSE
 from dinoscope.tasks.instance import soft_dice
 
 
@@ -29,16 +29,27 @@ class Semantic:
         return truth.astype(np.int64)
 
     def loss(self, raw: Tensor, target: Tensor, settings: Mapping[str, Any]) -> Tensor:
+        """Cross-entropy and half of Dice.
+
+        ``settings["stroke_weights"]`` (K,) is how much each class's pixels count in crops of which
+        little is annotated: strokes are of like length for classes of unlike area.
+        """
         raw = raw.float()
         known = target != IGNORE
         present = torch.bincount(target.flatten())[:IGNORE].nonzero().flatten().tolist()
         if not present:
             return raw.sum() * 0.0
+        counts = known.float()
+        if "stroke_weights" in settings:
+            weights = torch.as_tensor(settings["stroke_weights"], device=raw.device)
+            sparse = counts.mean((1, 2), keepdim=True) < SPARSE
+            counts = counts * torch.where(sparse, weights[target * known], 1.0)
         logarithm = raw.log_softmax(1)
-        cross = F.nll_loss(logarithm, target, ignore_index=IGNORE)
+        cross = F.nll_loss(logarithm, target, ignore_index=IGNORE, reduction="none")
+        cross = (cross * counts).sum() / counts.sum().clamp_min(1e-6)
         probability = logarithm.exp()
         # Dice only over classes present in the batch: an absent class has no overlap to improve.
-        dice = sum(soft_dice(probability[:, c] * known, (target == c).float()) for c in present)
+        dice = sum(soft_dice(probability[:, c] * counts, (target == c) * counts) for c in present)
         return cross + 0.5 * dice / len(present)
 
     def activate(self, raw: Tensor) -> Tensor:

@@ -65,6 +65,15 @@ class FastLoop:
             session.set_strokes(plane.source, plane.index, pixels, codes)
         return session.fit() is not None
 
+    def weights(self) -> list[float]:
+        """How much a painted pixel of each class counts, for the class's area; at most 1."""
+        found = [1.0] * len(self.classes)
+        classifier = self._session.classifier
+        if classifier is not None and classifier.frequency is not None:
+            for code, weight in zip(classifier.codes, classifier.frequency, strict=True):
+                found[int(code) - 1] = float(weight)
+        return found
+
     def probabilities(self, plane: AnnotatedPlane) -> Generator[Progress, None, np.ndarray]:
         """``(K, Y, X)`` float32 of the semantic classes, on the plane's window."""
         session = self._session

@@ -267,7 +267,9 @@ def _stages(
                 model = load_model(work.base, device=setting.device)
                 add_heads(model, work.specs, setting.plan, setting.options.seed)
             if guides is None:
-                guides = yield from _guides(work, part)
+                guides, weights = yield from _guides(work, part)
+                if weights:
+                    setting = setting.with_loss("semantic", stroke_weights=weights)
             extras = consistency(model, work, part) if name == "unlabelled" else []
             steps = setting.options.steps
             events = train_part(
@@ -291,14 +293,18 @@ def _stages(
     return found
 
 
-def _guides(work: Prepared, part: Part) -> Generator[Progress, None, list[TrainingImage]]:
-    """What the fast loop, fitted on the strokes that train, is sure of between them."""
+def _guides(
+    work: Prepared, part: Part
+) -> Generator[Progress, None, tuple[list[TrainingImage], list[float]]]:
+    """What the fast loop, fitted on the strokes that train, is sure of between them, and how much a
+    painted pixel of each class counts, for the class's area; nothing where there are no strokes."""
     if "semantic" not in work.specs or not work.setting.options.guide:
-        return []
+        return [], []
     loop = fast_loop(work)
     try:
-        fitted = yield from loop.fit(part.training)
-        return (yield from sure_planes(loop, part.training)) if fitted else []
+        if not (yield from loop.fit(part.training)):
+            return [], []
+        return (yield from sure_planes(loop, part.training)), loop.weights()
     finally:
         loop.close()
 

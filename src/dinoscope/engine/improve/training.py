@@ -53,6 +53,11 @@ class Setting:
     clock: Callable[[], float]
     loss_settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+    def with_loss(self, name: str, **settings: Any) -> Setting:
+        """The same with more settings of a task's loss."""
+        own = {**self.loss_settings.get(name, {}), **settings}
+        return replace(self, loss_settings={**self.loss_settings, name: own})
+
     def train_options(self, tune: str) -> TrainOptions:
         """The same in the words of a training."""
         own = self.options
