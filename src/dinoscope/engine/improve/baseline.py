@@ -121,7 +121,7 @@ def fast_scores(
     loop: FastLoop, held: Sequence[AnnotatedPlane]
 ) -> Generator[Progress, None, dict[str, float]]:
     """Scores of the fitted classifier on held-out strokes."""
-    told = Told(loop.classes)
+    told = Told(loop.classes, loop.weights())
     for plane in held:
         if "semantic" in plane.image.targets:
             maps = yield from loop.probabilities(plane)
@@ -143,5 +143,6 @@ def model_scores(model: Model, specs: Mapping[str, HeadSpec], held: HeldScores) 
         held.classes,
         device=held.device,
         dtype=held.dtype,
+        weights=held.weights,
     )
     return own(model)

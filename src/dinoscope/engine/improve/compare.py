@@ -49,15 +49,16 @@ def compare(work: Prepared) -> Generator[Progress, None, Compared]:
             dtype=setting.autocast,
         )
         model = load_model(work.base, device=setting.device)
-        own = model_scores(model, work.specs, held)
         fast: dict[str, float] = {}
         if "semantic" in work.specs:
             loop = fast_loop(work, model)
             try:
                 if (yield from loop.fit(part.training)):
                     fast = yield from fast_scores(loop, part.held)
+                    held.weights = loop.weights()
             finally:
                 loop.close()
+        own = model_scores(model, work.specs, held)
         found.append(_better_of(own, fast))
     names = dict.fromkeys(n for f in found for n in f)
     before = {

@@ -270,6 +270,8 @@ def _stages(
                 guides, weights = yield from _guides(work, part)
                 if weights:
                     setting = setting.with_loss("semantic", stroke_weights=weights)
+                if weights and validate:
+                    validate.weights = weights
             extras = consistency(model, work, part) if name == "unlabelled" else []
             steps = setting.options.steps
             events = train_part(
@@ -298,13 +300,16 @@ def _guides(
 ) -> Generator[Progress, None, tuple[list[TrainingImage], list[float]]]:
     """What the fast loop, fitted on the strokes that train, is sure of between them, and how much a
     painted pixel of each class counts, for the class's area; nothing where there are no strokes."""
-    if "semantic" not in work.specs or not work.setting.options.guide:
+    if "semantic" not in work.specs:
         return [], []
     loop = fast_loop(work)
     try:
         if not (yield from loop.fit(part.training)):
             return [], []
-        return (yield from sure_planes(loop, part.training)), loop.weights()
+        guides: list[TrainingImage] = []
+        if work.setting.options.guide:
+            guides = yield from sure_planes(loop, part.training)
+        return guides, loop.weights()
     finally:
         loop.close()
 

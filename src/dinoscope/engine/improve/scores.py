@@ -13,7 +13,6 @@ from dinoscope.arrays.metrics import (
     classification_scores,
     confusion_matrix,
     depth_scores,
-    semantic_scores,
 )
 from dinoscope.arrays.resample import resample, scaled_shape
 from dinoscope.engine.batches import CropPlan
@@ -45,6 +44,8 @@ class HeldScores:
         The scale that training uses.
     classes : sequence of str
         Names of the semantic classes.
+    weights : sequence of float, optional
+        How much a painted pixel of each class counts, see `Told`; may be set later.
     """
 
     def __init__(
@@ -55,7 +56,9 @@ class HeldScores:
         *,
         device: str = "cpu",
         dtype: torch.dtype | None = None,
+        weights: Sequence[float] | None = None,
     ) -> None:
+        self.weights = weights
         self.images = [judged_window(i) for i in images]
         self.plan = plan
         self.classes = tuple(classes)
@@ -65,7 +68,7 @@ class HeldScores:
     def __call__(self, model: Model) -> dict[str, float]:
         """``iou``, ``ap50``, ``depth_gain``, ``f1_macro`` …, and ``score``, their mean."""
         runner = Runner(model, self.device, self.dtype)
-        told = Told(self.classes)
+        told = Told(self.classes, self.weights)
         with torch.no_grad():
             for image in self.images:
                 self._look(runner, image, told)
@@ -88,10 +91,15 @@ class HeldScores:
 
 
 class Told:
-    """What was predicted where the truth is known, over many images."""
+    """What was predicted where the truth is known, over many images.
 
-    def __init__(self, classes: Sequence[str]) -> None:
+    Strokes are of like length for classes of unlike area; with `weights`, how much a painted pixel
+    of each class counts, the figures are those of the areas.
+    """
+
+    def __init__(self, classes: Sequence[str], weights: Sequence[float] | None = None) -> None:
         self.classes = tuple(classes)
+        self.weights = np.ones(len(self.classes)) if weights is None else np.asarray(weights)
         self.confusion = np.zeros((len(self.classes), len(self.classes) + 1), np.int64)
         self.precisions: list[float] = []
         self.depth: list[Mapping[str, float]] = []
@@ -122,14 +130,15 @@ class Told:
         """All scores; only of tasks that were looked at."""
         scores: dict[str, float] = {}
         if self.confusion.any():
-            square = self.confusion[:, :-1]
-            union = square.sum(0) + self.confusion.sum(1) - np.diag(square)
+            counted = self.confusion * self.weights[:, None]
+            square = counted[:, :-1]
+            union = square.sum(0) + counted.sum(1) - np.diag(square)
             # Classes without a held-out stroke: what is called them counts against the others.
             known = np.flatnonzero(self.confusion.sum(1) > 0)
-            each = {int(c): float(self.confusion[c, c] / union[c]) for c in known}
+            each = {int(c): float(counted[c, c] / union[c]) for c in known}
             scores["iou"] = float(np.mean(list(each.values())))
             scores |= {f"iou_{self.classes[c]}": v for c, v in each.items()}
-            scores["pixel_accuracy"] = semantic_scores(self.confusion)["accuracy"]
+            scores["pixel_accuracy"] = float(np.trace(square) / counted.sum())
         if self.precisions:
             scores["ap50"] = float(np.mean(self.precisions))
         if self.depth:
