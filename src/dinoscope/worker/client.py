@@ -265,6 +265,8 @@ class WorkerClient:
                     threading.Thread(
                         target=job.answer, args=(process, request), daemon=True
                     ).start()
+                else:  # nobody will answer, so it must not wait
+                    process.send("cancel", number)
             elif verb == "warm":
                 self._warm = unpack(body)
             else:

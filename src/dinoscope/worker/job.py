@@ -94,8 +94,8 @@ class Job:
         try:
             pixels = _read(self._images[request["image"]], request)
             process.send("pixels", self.id, {"request": number, "pixels": pixels})
-        except DinoscopeError as error:
-            process.send("pixels", self.id, {"request": number, "error": error})
+        except Exception as error:  # whatever it was: the worker waits for an answer
+            process.send("pixels", self.id, {"request": number, "error": as_worker_error(error)})
 
 
 def _header(image: ImageInput) -> ImageHeader:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
+import sys
 import threading
 import time
 import traceback
@@ -28,6 +29,8 @@ from dinoscope.worker.protocol import Blocks, Event, ImageHeader, Packed, pack, 
 from dinoscope.worker.protocol import worker_prefix as block_prefix
 from dinoscope.worker.remote import remote_image
 
+#: Pixels that have not come after so many seconds are asked for again, then after twice as many.
+_ASK_AGAIN_S = 10.0
 #: How often a waiting job looks whether it was cancelled.
 _POLL_S = 0.02
 #: The warm-up leaves the panel's first questions so much time.
@@ -235,10 +238,15 @@ class Service:
         ticket = next(self._read_numbers)
         question = {"request": ticket, "image": name, "key": key, "shape": header.shape}
         self._send("read", number, question)
+        patience = _ASK_AGAIN_S
         with self._changed:
             while ticket not in self._reads:
                 check()  # before each wait: a cancel may have come since the question was sent
-                self._changed.wait()
+                if not self._changed.wait(patience) and ticket not in self._reads:
+                    # An answer that went astray must not leave the window waiting for ever.
+                    print(f"asking again for pixels of job {number}", file=sys.stderr, flush=True)
+                    patience *= 2
+                    self._send("read", number, question)
             _, reply = self._reads.pop(ticket)
         if "error" in reply:
             raise reply["error"]
