@@ -45,7 +45,7 @@ Place = tuple[str, Index]
 #: Maps of planes in memory, in MB; those of the newest plane are kept whatever their size.
 FEATURES_MB = 400
 #: Pixels of a plane, or of several together, that tell how frequent the classes are.
-_SEEN = 2500
+_SEEN = 800
 #: Maps of the instance head that strokes are learned on too.
 _OBJECTS = 3
 
