@@ -8,8 +8,6 @@ threads busy, so that other programs do not change what is compared.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -21,7 +19,7 @@ import numpy as np
 
 from benchmarks.rows import Row
 from benchmarks.sets import image_file, index
-from benchmarks.settings import Settings
+from benchmarks.settings import Kept, Settings, model_key
 from benchmarks.strokes import draw
 from dinoscope.arrays.files import read_image
 from dinoscope.arrays.metrics import confusion_matrix, semantic_scores
@@ -147,38 +145,30 @@ def _labels(model: Model, image: ImageInput, threads: int) -> np.ndarray:
 
 
 def outcome(settings: Settings, name: str, tune: str) -> tuple[float, str]:
-    """Mean IoU on a set, of the fast loop (`tune` ``"none"``) or after a round, and what was told.
-
-    Kept under ``--work``: a run of many rounds can be stopped and gone on with, or be shared by
-    processes of a few threads each.
-    """
-    minutes = settings.minutes or MINUTES
-    model = load_model(settings.model)
-    asked = f"{name} {tune} {minutes:g} {settings.threads} {model.digest}"
-    digest = hashlib.blake2b(asked.encode(), digest_size=8).hexdigest()
-    path = settings.work / "improve" / f"{name} {tune.replace(':', '-')} {digest}.json"
-    if not path.exists():
-        with tempfile.TemporaryDirectory() as folder:
-            work = annotate(settings, name, Path(folder))
-            if tune == "none":
-                found = fast_loop(settings, work), ""
-            else:
-                found = improved(settings, work, tune)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found))
-    value, told = json.loads(path.read_text())
-    return float(value), str(told)
+    """Mean IoU on a set, of the fast loop (`tune` ``"none"``) or after a round; what was told."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = annotate(settings, name, Path(folder))
+        if tune == "none":
+            return fast_loop(settings, work), ""
+        return improved(settings, work, tune)
 
 
 def improve_rows(settings: Settings) -> Iterator[Row]:
     """Gain over the fast loop of each way of tuning, on each set; the best of them last."""
     gains: dict[str, list[float]] = {tune: [] for tune in TUNES}
     minutes = settings.minutes or MINUTES
+    kept = Kept(settings, "improve")
+    asked = f"{minutes:g} min, {settings.threads} threads, {model_key(settings.model)}"
+
+    def judged(name: str, tune: str) -> tuple[float, str]:
+        value, told = kept.get(f"{name} {tune} {asked}", lambda: outcome(settings, name, tune))
+        return float(value), str(told)
+
     for name in SETS:
-        before, _ = outcome(settings, name, "none")
+        before, _ = judged(name, "none")
         yield Row(f"{name}, {SHARE:.0%} strokes: mean IoU of the fast loop", before)
         for tune in TUNES:
-            value, told = outcome(settings, name, tune)
+            value, told = judged(name, tune)
             gains[tune].append(value - before)
             yield Row(
                 f"{name}, {tune}, {minutes:g} min: mean IoU gained over the fast loop ({told})",

@@ -1,4 +1,4 @@
-"""Made images from outside what the model was trained on: packed rods and height maps.
+"""Made images: rods as in training; from outside of it, packed rods and height maps.
 
 Training draws the generator's parameters from its own ranges with seeds below 2³¹. Here the seeds
 lie above, and parameters named below lie beyond the range that the generator draws from.
@@ -55,6 +55,15 @@ def rods(number: int) -> Any:
     return make("rods", SHAPE, seed, arrangement="packed", look=look, **parameters(RODS, seed))
 
 
+def trained_rods(arrangement: str, number: int) -> Any:
+    """Rods by parameters as in training, the looks in turn."""
+    from dinoscope.datasets.synthetic import make
+    from dinoscope.datasets.synthetic.rods import LOOKS
+
+    look = LOOKS[number % len(LOOKS)]
+    return make("rods", (256, 256), FIRST_SEED + number, arrangement=arrangement, look=look)
+
+
 def surface(number: int) -> Any:
     """A rough surface, the reliefs in turn."""
     from dinoscope.datasets.synthetic import make
@@ -82,6 +91,15 @@ def rows(settings: Settings) -> Iterator[Row]:
             low=mean.low,
             high=mean.high,
         )
+        from dinoscope.datasets.synthetic.rods import ARRANGEMENTS
+
+        for arrangement in ARRANGEMENTS:
+            made = [trained_rods(arrangement, i) for i in range(count)]
+            scores = _scores(settings, Path(name) / arrangement, "instance", made)
+            mean = sets.mean_over(scores, names)
+            assert mean is not None
+            bar = f"rods as in training, {arrangement}, AP@0.5 (more)"
+            yield Row(bar, mean.value, low=mean.low, high=mean.high)
         made = [surface(i) for i in range(count)]
         scores = _scores(settings, Path(name) / "surfaces", "depth", made)
         for metric, how in (

@@ -85,9 +85,13 @@ class Kept:
         self.folder = settings.work / part
         self.path = self.folder / "done.json"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._done: dict[str, Any] = {}
-        if self.path.exists():
-            self._done = json.loads(self.path.read_text(encoding="utf-8"))
+        self._done = self._read()
+
+    def _read(self) -> dict[str, Any]:
+        if not self.path.exists():
+            return {}
+        found: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
+        return found
 
     def get(self, key: str, compute: Callable[[], Any]) -> Any:
         """The kept result of `key`, or a new one, which is kept at once."""
@@ -96,7 +100,8 @@ class Kept:
             return self._done[key]
         say(key)
         begun = time.perf_counter()
-        self._done[key] = compute()
+        # Read anew: another process may have finished other sub-runs meanwhile.
+        self._done = {key: compute(), **self._read()}
         part = self.path.with_suffix(".part")
         part.write_text(json.dumps(self._done, indent=1), encoding="utf-8")
         part.replace(self.path)

@@ -21,6 +21,7 @@ import pytest
 from dinoscope.errors import DinoscopeError, InputError, OutputError, WorkerError
 from dinoscope.types import ImageInput
 from dinoscope.worker.client import CANCEL_GRACE_S, Event, Job, WorkerClient
+from dinoscope.worker.process import WorkerProcess
 from dinoscope.worker.protocol import TERMINAL
 
 JOBS = Path(__file__).with_name("worker_jobs.py")
@@ -320,6 +321,39 @@ def test_an_image_that_cannot_be_read_any_more_is_a_clear_error(client: WorkerCl
     assert isinstance(error, InputError)
     assert re.search("'cells' could not be read .*the layer was removed", str(error))
     assert client.submit("echo", {"n": 2}).wait(20).data == {"n": 2}
+
+
+def test_an_answer_that_went_astray_is_asked_for_again(
+    client: WorkerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer, asked = Job.answer, []
+
+    def lose_the_first(job: Job, process: Any, request: Any) -> None:
+        asked.append(request["request"])
+        if len(asked) > 1:
+            answer(job, process, request)
+
+    monkeypatch.setattr(Job, "answer", lose_the_first)
+    image = ImageInput(np.ones((1, 2, 300, 300), np.uint8), "TCYX")
+    done = client.submit("totals", images={"image": image}).wait(40)
+    assert done.data["sums"] == [90e3]
+    assert asked == [asked[0], asked[0]]
+
+
+def test_a_failure_to_send_pixels_ends_the_job_instead_of_leaving_it_to_wait(
+    client: WorkerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = WorkerProcess.send
+
+    def fail(process: WorkerProcess, verb: str, job: int, body: Any = None) -> None:
+        if verb == "pixels" and "pixels" in body:
+            raise ValueError("no such array")
+        send(process, verb, job, body)
+
+    monkeypatch.setattr(WorkerProcess, "send", fail)
+    image = ImageInput(np.ones((1, 2, 300, 300), np.uint8), "TCYX")
+    error = client.submit("totals", images={"image": image}).wait(9).data["error"]
+    assert "no such array" in str(error)
 
 
 def test_an_image_that_changes_its_shape_meanwhile_is_a_clear_error(client: WorkerClient) -> None:
