@@ -41,12 +41,16 @@ def main(source: str, target: str) -> None:
     nnlayers.Hookmodel.create_model = staticmethod(
         lambda name: torchvision.models.vgg16(weights=None).eval()
     )
-    model = ConvpaintModel(job["alias"])
+    models = {}  # one for each mode: it does not change its mind about channels
     found: dict[str, np.ndarray] = {}
     times: list[float] = []
     for i in range(job["count"]):
         image = given[f"image_{i}"]
-        model.set_params(channel_mode="rgb" if image.ndim == 3 else "single")
+        mode = "rgb" if image.ndim == 3 else "single"
+        if mode not in models:
+            models[mode] = ConvpaintModel(job["alias"])
+            models[mode].set_params(channel_mode=mode)
+        model = models[mode]
         for k in range(job["shares"]):
             begun = time.perf_counter()
             model.train(image, given[f"scribbles_{i}_{k}"])

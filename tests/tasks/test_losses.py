@@ -10,6 +10,8 @@ from dinoscope.models.device import import_torch
 torch = import_torch()
 
 from dinoscope.tasks.base import task  # noqa: E402
+from dinoscope.tasks.instance import soft_dice  # noqa: E402
+from dinoscope.tasks.semantic import pixel_counts  # noqa: E402
 
 
 def _ids() -> np.ndarray:
@@ -106,4 +108,31 @@ def test_classes_count_as_told_where_little_is_painted_and_alike_elsewhere() -> 
                 torch.tensor([0.7, 0.3]).log().view(1, 2, 1, 1).expand(1, 2, 28, 28), dense, {}
             )
         )
+    )
+
+
+def test_painted_crops_count_as_much_as_those_that_are_known_throughout() -> None:
+    """Of one crop with a stroke of class 1 and one that is class 0 throughout, the cross-entropy is
+    least at one half."""
+    target = torch.zeros(2, 28, 28, dtype=torch.long)
+    target[1] = 255
+    target[1, 3, :20] = 1
+    counts = pixel_counts(target, {})
+    assert float(counts[0].sum()) == pytest.approx(float(counts[1].sum()))
+    assert torch.equal(pixel_counts(target[:1], {}), torch.ones(1, 28, 28))
+    assert float(pixel_counts(target[1:], {}).max()) == 1
+
+
+def test_overlap_of_pixels_that_count_more_stays_between_0_and_1() -> None:
+    truth = (torch.rand(2, 20, 20) > 0.5).float()
+    counts = 50 * torch.rand(2, 20, 20)
+    assert float(soft_dice(truth, truth, counts)) == pytest.approx(0, abs=1e-6)
+    assert 0.99 < float(soft_dice(1 - truth, truth, counts)) <= 1
+    doubled = torch.cat([truth, truth[..., :5]], -1)
+    guess = torch.rand(2, 20, 20)
+    counts = torch.ones(2, 20, 20)
+    counts[..., :5] = 2
+    again = torch.cat([guess, guess[..., :5]], -1)
+    assert float(soft_dice(guess, truth, counts)) == pytest.approx(
+        float(soft_dice(again, doubled)), abs=1e-6
     )

@@ -70,8 +70,14 @@ class Instance:
         )
 
 
-def soft_dice(probability: Tensor, truth: Tensor) -> Tensor:
-    """1 - Dice overlap of maps ``(B, ...)``, averaged over the batch; empty against empty is 0."""
+def soft_dice(probability: Tensor, truth: Tensor, counts: Tensor | None = None) -> Tensor:
+    """1 - Dice overlap of maps ``(B, ...)``, averaged over the batch; empty against empty is 0.
+
+    `counts` is how much each place counts, 1 where not given.
+    """
     axes = tuple(range(1, truth.ndim))
-    both = (probability * truth).sum(axes)
-    return 1 - ((2 * both + 1) / (probability.sum(axes) + truth.sum(axes) + 1)).mean()
+    both = probability * truth
+    total = probability + truth
+    if counts is not None:
+        both, total = both * counts, total * counts
+    return 1 - ((2 * both.sum(axes) + 1) / (total.sum(axes) + 1)).mean()

@@ -195,8 +195,15 @@ def test_crops_of_strokes_are_centred_on_them() -> None:
     assert seen >= 28  # three in four, by design; at random places one in twenty
 
 
-def test_a_guide_says_what_the_fast_loop_is_sure_of_and_strokes_overrule_it() -> None:
-    strokes = np.array([[0, 255, 255, 1]], np.uint8)
-    image = TrainingImage("a", "a", np.zeros((3, 1, 4), np.float16), {"semantic": strokes})
-    maps = np.array([[[0.1, 0.9, 0.6, 0.9]], [[0.9, 0.1, 0.4, 0.1]]], np.float32)
-    assert np.asarray(guided(image, maps, 0.8).targets["semantic"]).tolist() == [[0, 0, 255, 1]]
+def test_a_guide_draws_what_the_fast_loop_says_and_strokes_overrule_it() -> None:
+    strokes = np.full((1, 4000), 255, np.uint8)
+    strokes[0, -1] = 2
+    image = TrainingImage("a", "a", np.zeros((3, 1, 4000), np.float16), {"semantic": strokes})
+    maps = np.zeros((3, 1, 4000), np.float32)
+    maps[:, 0, :2000] = np.array([[0.2], [0.7], [0.1]])
+    maps[1, 0, 2000:] = 1
+    truth = np.asarray(guided(image, maps, np.random.default_rng(0)).targets["semantic"])
+    shares = np.bincount(truth[0, :2000], minlength=3) / 2000
+    assert np.abs(shares - [0.2, 0.7, 0.1]).max() < 0.03
+    assert (truth[0, 2000:-1] == 1).all()
+    assert truth[0, -1] == 2

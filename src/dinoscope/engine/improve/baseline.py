@@ -21,8 +21,8 @@ from dinoscope.models.model import Model
 from dinoscope.tasks.base import IGNORE
 from dinoscope.types import ImageInput, Progress
 
-#: Pixels that the fast loop is less sure of stay unknown to the new model.
-SURE = 0.8
+#: How often the classes of a guiding plane are drawn: no single pixel's draw is learned by heart.
+DRAWS = 3
 
 
 class FastLoop:
@@ -105,15 +105,17 @@ def stroke_pixels(plane: AnnotatedPlane, width: int) -> tuple[np.ndarray, np.nda
     return flat, codes
 
 
-def sure_planes(
-    loop: FastLoop, planes: Sequence[AnnotatedPlane]
+def guide_planes(
+    loop: FastLoop, planes: Sequence[AnnotatedPlane], seed: int
 ) -> Generator[Progress, None, list[TrainingImage]]:
-    """Planes with strokes, their truth extended to what the fitted classifier is sure of."""
+    """Planes with strokes, their truth extended by what the fitted classifier says (see
+    `guided`)."""
+    rng = np.random.default_rng(seed)
     found = []
     for plane in planes:
         if "semantic" in plane.image.targets:
             maps = yield from loop.probabilities(plane)
-            found.append(guided(plane.image, maps, SURE))
+            found += [guided(plane.image, maps, rng) for _ in range(DRAWS)]
     return found
 
 

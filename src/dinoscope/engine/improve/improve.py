@@ -15,15 +15,16 @@ from typing import Any
 
 from dinoscope.config import ImproveOptions
 from dinoscope.engine.dataset import TrainingImage
-from dinoscope.engine.improve.baseline import sure_planes
+from dinoscope.engine.improve.baseline import guide_planes
 from dinoscope.engine.improve.choose import HEADS_SHARE
 from dinoscope.engine.improve.compare import Compared, compare, fast_loop
 from dinoscope.engine.improve.holdout import Part
 from dinoscope.engine.improve.prepare import Prepared, prepare
 from dinoscope.engine.improve.scores import HeldScores
 from dinoscope.engine.improve.stages import Notebook, StageResult, told
-from dinoscope.engine.improve.training import add_heads, train_part
+from dinoscope.engine.improve.training import add_heads, image_sets, train_part
 from dinoscope.engine.improve.unlabelled import consistency
+from dinoscope.engine.improve.warm import warm_head
 from dinoscope.errors import InputError
 from dinoscope.models.card import ModelCard
 from dinoscope.models.checkpoint import load_model, save_model
@@ -265,6 +266,8 @@ def _stages(
                 model = load_model(found[-1].path, device=setting.device)
             else:
                 model = load_model(work.base, device=setting.device)
+                wanted = work.specs.get("semantic")
+                new = wanted is not None and model.card.heads.get("semantic") != wanted
                 add_heads(model, work.specs, setting.plan, setting.options.seed)
             if guides is None:
                 guides, weights = yield from _guides(work, part)
@@ -272,18 +275,25 @@ def _stages(
                     setting = setting.with_loss("semantic", stroke_weights=weights)
                 if weights and validate:
                     validate.weights = weights
-            extras = consistency(model, work, part) if name == "unlabelled" else []
             steps = setting.options.steps
+            limit = None if steps is not None else seconds * share * own
+            checkpoint = notebook.checkpoint(prefix + name)
+            if not found and new and not (setting.options.resume and checkpoint.exists()):
+                spent = yield from warm_head(
+                    model, image_sets(part.training, guides), setting, limit
+                )
+                limit = None if limit is None else limit - spent
+            extras = consistency(model, work, part) if name == "unlabelled" else []
             events = train_part(
                 model,
                 part.training,
                 setting,
                 tune,
-                seconds * share * own if steps is None else None,
+                limit,
                 steps=None if steps is None else max(1, round(steps * share * own)),
                 guides=guides,
                 validate=validate,
-                checkpoint=notebook.checkpoint(prefix + name),
+                checkpoint=checkpoint,
                 resume=setting.options.resume,
                 extras=extras,
             )
@@ -298,7 +308,7 @@ def _stages(
 def _guides(
     work: Prepared, part: Part
 ) -> Generator[Progress, None, tuple[list[TrainingImage], list[float]]]:
-    """What the fast loop, fitted on the strokes that train, is sure of between them, and how much a
+    """What the fast loop, fitted on the strokes that train, says between them, and how much a
     painted pixel of each class counts, for the class's area; nothing where there are no strokes."""
     if "semantic" not in work.specs:
         return [], []
@@ -308,7 +318,7 @@ def _guides(
             return [], []
         guides: list[TrainingImage] = []
         if work.setting.options.guide:
-            guides = yield from sure_planes(loop, part.training)
+            guides = yield from guide_planes(loop, part.training, work.setting.options.seed)
         return guides, loop.weights()
     finally:
         loop.close()

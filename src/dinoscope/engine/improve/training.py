@@ -21,7 +21,7 @@ from dinoscope.engine.improve.material import AnnotatedPlane, Material, training
 from dinoscope.errors import InputError
 from dinoscope.models.card import HeadSpec
 from dinoscope.models.model import Model
-from dinoscope.tasks.base import task
+from dinoscope.tasks.base import IGNORE, task
 from dinoscope.types import Progress
 
 #: Diameter in model pixels that objects are brought to where the base model names none.
@@ -32,7 +32,7 @@ LEAST_SIDE_PX = 154.0
 BOX_PX = 112.0
 #: How much of a batch the boxes of classified objects are, beside planes.
 BOX_SHARE = 0.25
-#: How much of a batch planes are whose truth is what the fast loop is sure of.
+#: How much of a batch planes are whose truth is what the fast loop says.
 GUIDE_SHARE = 0.5
 #: Decay of the averaged weights that are kept.
 AVERAGE = 0.995
@@ -153,7 +153,7 @@ def train_part(
 ) -> Generator[Progress, None, FitState]:
     """Train `model`, whose heads are there, in place; it ends with the weights that judged best.
 
-    `guides` are planes with dense truths that the fast loop is sure of, mixed in by half.
+    `guides` are planes with dense truths drawn from what the fast loop says, mixed in by half.
     `pool_images` is how many planes the pool of kept tokens is made for, when not all.
     """
     kind = set_trainable(model, setting.train_options(tune))
@@ -237,20 +237,24 @@ def trained_blocks(tune: str, depth: int) -> int:
     return {"heads": 0, "lora-all": depth}.get(kind, min(depth, blocks or 0))
 
 
-def guided(image: TrainingImage, probabilities: np.ndarray, least: float) -> TrainingImage:
-    """The same plane with a dense truth: what the fast loop is sure of, and the strokes.
+def guided(
+    image: TrainingImage, probabilities: np.ndarray, rng: np.random.Generator
+) -> TrainingImage:
+    """The same plane with a dense truth: what the fast loop says, and the strokes.
+
+    Each pixel's class is drawn from its probabilities: on average, the loss is that of these
+    themselves (distillation, Hinton et al. 2015, arXiv:1503.02531), and what is unsure stays so.
 
     Parameters
     ----------
     image : TrainingImage
         With strokes.
     probabilities : (K, Y, X) float array
-        Of the semantic classes.
-    least : float
-        Pixels whose likeliest class is less likely stay unknown.
+        Of the semantic classes; sums to 1 over them.
     """
-    sure = probabilities.max(0) >= least
-    truth = np.where(sure, probabilities.argmax(0), 255).astype(np.uint8)
+    below = np.cumsum(probabilities, 0)
+    drawn = rng.random(below.shape[1:], np.float32) * below[-1]
+    truth = (drawn >= below[:-1]).sum(0).astype(np.uint8)
     strokes = np.asarray(image.targets["semantic"])
-    truth = np.where(strokes != 255, strokes, truth)
+    truth = np.where(strokes != IGNORE, strokes, truth)
     return replace(image, targets={"semantic": truth})

@@ -1,4 +1,5 @@
-"""From strokes to calibrated class probabilities: forest, held-out accuracy, temperature.
+"""From strokes to calibrated class probabilities: forest, discriminant, held-out accuracy,
+temperature.
 
 Pixels of one stroke resemble each other, so what is held out is whole strokes: smaller forests,
 each grown without a quarter of them, tell how good, and how sure, the forest is where nobody has
@@ -13,6 +14,7 @@ import numpy as np
 
 from dinoscope.engine.scribble.calibration import ece, fit_temperature, sharpen
 from dinoscope.engine.scribble.forest import DEPTH, PIXELS, TREES, TRIES, Forest, fill, grow
+from dinoscope.engine.scribble.linear import Linear, fit_linear
 
 #: Strokes are parted into so many groups.
 FOLDS = 4
@@ -33,12 +35,13 @@ class Samples:
     """Annotated pixels: `values` (n, K) uint8, and `codes` (n,) uint8 as painted.
 
     `seen` (m, K) uint8 are pixels from all over the annotated planes, painted or not; they tell how
-    frequent the classes are.
+    frequent the classes are. `plain` are the columns of smoothed intensities.
     """
 
     values: np.ndarray
     codes: np.ndarray
     seen: np.ndarray | None = None
+    plain: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Classifier:
     `codes` (C,) uint8 are the scribble codes of the classes; `temperature` makes probabilities
     honest; `ece` and `accuracy` are measured on strokes that were held out, ``None`` where there
     are too few; `frequency` (C,) is how much a pixel of each class counted, ``None`` for alike.
+    `linear` joins the forest where smoothed intensities tell the classes apart.
     """
 
     codes: np.ndarray
@@ -56,10 +60,14 @@ class Classifier:
     ece: float | None = None
     accuracy: float | None = None
     frequency: np.ndarray | None = None
+    linear: Linear | None = None
 
     def probabilities(self, values: np.ndarray) -> np.ndarray:
         """``(n, K)`` uint8 to calibrated ``(n, C)`` float32."""
-        return sharpen(self.forest.probabilities(values), self.temperature)
+        found = self.forest.probabilities(values)
+        if self.linear is not None:
+            found = self.linear.joined(found, values)
+        return sharpen(found, self.temperature)
 
 
 def fit(samples: Samples, *, trees: int = TREES, seed: int = 0) -> Classifier:
@@ -79,11 +87,25 @@ def fit(samples: Samples, *, trees: int = TREES, seed: int = 0) -> Classifier:
     forest = grow(
         samples.values, classes, len(codes), weights=weight, trees=trees, seed=seed, **size
     )
-    if samples.seen is None or len(codes) < 2:
-        return Classifier(codes, forest)
-    frequency = _frequency(forest, samples.seen, weight, classes)
-    forest = fill(forest, samples.values, classes, weight * frequency[classes], len(codes))
-    return Classifier(codes, forest, frequency=frequency)
+    frequency = None
+    if samples.seen is not None and len(codes) > 1:
+        frequency = _frequency(forest, samples.seen, weight, classes)
+        forest = fill(forest, samples.values, classes, weight * frequency[classes], len(codes))
+    linear = _linear(samples, classes, len(codes), frequency)
+    return Classifier(codes, forest, frequency=frequency, linear=linear)
+
+
+def _linear(
+    samples: Samples,
+    classes: np.ndarray,
+    count: int,
+    frequency: np.ndarray | None,
+    inside: np.ndarray | slice = slice(None),
+) -> Linear | None:
+    """The discriminant of some of the samples, with classes as frequent as is known."""
+    columns = np.array(samples.plain, np.int64)
+    found = fit_linear(samples.values[inside], classes[inside], count, columns)
+    return found.weighted(frequency) if found is not None and frequency is not None else found
 
 
 def _frequency(
@@ -147,7 +169,11 @@ def calibrated(
         )
         outside = np.flatnonzero(~inside)
         some = outside[:: max(1, len(outside) * FOLDS // _CHECKED)]
-        held.append(part.probabilities(samples.values[some]))
+        said = part.probabilities(samples.values[some])
+        linear = _linear(samples, classes, len(codes), classifier.frequency, inside)
+        if linear is not None:
+            said = linear.joined(said, samples.values[some])
+        held.append(said)
         truth.append(classes[some])
     probabilities, known = np.concatenate(held), np.concatenate(truth)
     temperature = fit_temperature(probabilities, known)

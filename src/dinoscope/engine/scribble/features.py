@@ -22,6 +22,8 @@ COMPONENTS = 16
 _FIT_TOKENS = 8000
 #: Deviations of a component on either side that 8 bits hold.
 _SPREAD = 4.0
+#: Intensities smoothed by a larger deviation mix an object with what lies around it.
+_PLAIN_SCALE = 4.0
 #: Rows whose maps are interpolated at once.
 _BAND = 128
 
@@ -100,6 +102,17 @@ class Projection:
         """``(n, D)`` to ``(n, components)`` float32 of deviation about 1."""
         flat = np.asarray(tokens, np.float32)
         return np.asarray((flat - self.mean) @ self.matrix)
+
+
+def plain_columns(bank: FilterBank | None, channels: int) -> tuple[int, ...]:
+    """Which maps are intensities, smoothed by no more than a few pixels."""
+    names = bank.names(channels) if bank is not None else ()
+    kept = []
+    for place, name in enumerate(names):
+        kind, _, scale = name.rpartition(" ")
+        if kind == "gaussian" or kind.startswith("channel"):
+            kept += [place] if float(scale) <= _PLAIN_SCALE else []
+    return tuple(kept)
 
 
 def stride_for(shape: tuple[int, int]) -> int:

@@ -12,6 +12,7 @@ from dinoscope.arrays.output import replacing
 from dinoscope.engine.scribble.classifier import Classifier
 from dinoscope.engine.scribble.features import Projection
 from dinoscope.engine.scribble.forest import Forest
+from dinoscope.engine.scribble.linear import Linear
 from dinoscope.errors import InputError
 
 FORMAT = "dinoscope-scribbles-1"
@@ -46,11 +47,19 @@ def save_classifier(
         "mean": projection.mean,
         "matrix": projection.matrix,
     }
+    linear = classifier.linear
+    if linear is not None:
+        arrays |= {
+            "linear_columns": linear.columns.astype(np.int32),
+            "linear_matrix": linear.matrix,
+            "linear_offset": linear.offset,
+        }
     card = {
         "format": FORMAT,
         "temperature": classifier.temperature,
         "ece": classifier.ece,
         "accuracy": classifier.accuracy,
+        "linear_say": linear.say if linear is not None else 0.0,
         **about,
     }
     whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
@@ -88,6 +97,7 @@ def load_classifier(path: str | Path) -> tuple[Classifier, Projection, dict[str,
             float(card["temperature"]),
             card.get("ece"),
             card.get("accuracy"),
+            linear=_linear(arrays, card),
         )
         return classifier, Projection(arrays["mean"], arrays["matrix"]), card
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
@@ -97,6 +107,23 @@ def load_classifier(path: str | Path) -> tuple[Classifier, Projection, dict[str,
             f"classifier {str(path)!r} cannot be read ({error})",
             expected="a file written by Save classifier",
         ) from error
+
+
+def _linear(arrays: dict[str, np.ndarray], card: dict[str, Any]) -> Linear | None:
+    if "linear_matrix" not in arrays:
+        return None
+    columns = arrays["linear_columns"].astype(np.int64)
+    matrix, offset = arrays["linear_matrix"], arrays["linear_offset"]
+    say = float(card["linear_say"])
+    fits = (
+        matrix.shape == (len(columns), len(arrays["codes"]))
+        and offset.shape == (len(arrays["codes"]),)
+        and int(columns.min(initial=0)) >= 0
+        and bool(np.isfinite(matrix).all() and np.isfinite(offset).all() and np.isfinite(say))
+    )
+    if not fits:
+        raise ValueError("its arrays do not fit together")
+    return Linear(columns, matrix, offset, say)
 
 
 def _checked(forest: Forest, codes: np.ndarray) -> Forest:

@@ -31,6 +31,7 @@ from dinoscope.engine.scribble.features import (
     PlaneFeatures,
     Projection,
     filter_maps,
+    plain_columns,
     plane_features,
 )
 from dinoscope.engine.scribble.geometry import affordable, clipped, rough_zoom
@@ -99,6 +100,8 @@ class ScribbleSession:
     _changed: bool = False
     _tables: Tables | None = None
     _uncalibrated: Samples | None = None
+    #: Columns of the features that are smoothed intensities.
+    _plain: tuple[int, ...] = ()
     #: Filters of the plane whose first labels were asked for last, until its tokens are there.
     _filters: tuple[Place, np.ndarray] | None = None
 
@@ -146,6 +149,7 @@ class ScribbleSession:
     def _filtered(self, run: ImageRun, place: Place) -> np.ndarray:
         if self._filters is None or self._filters[0] != place:
             channels = _channels(run.prepared, place[1])
+            self._plain = plain_columns(self.bank, len(channels))
             room = COMPONENTS + (_OBJECTS if run.objects else 0)
             self._filters = place, filter_maps(channels, self.bank, room, self.threads)
         return self._filters[1]
@@ -175,7 +179,8 @@ class ScribbleSession:
         tokens = yield from _encoded_once(small, small.pixels(index))
         maps = self._filtered(run, place)
         found = _joined(small, tokens, Projection.fit(tokens.tokens), maps)
-        samples = Samples(found.at(strokes.pixels), strokes.codes, found.some(_SEEN))
+        seen = found.some(_SEEN)
+        samples = Samples(found.at(strokes.pixels), strokes.codes, seen, self._plain)
         classifier = fit(samples, seed=self.options.seed)
         region = region and clipped(region, found.shape)
         return predict(classifier, found, region, want=want)
@@ -390,6 +395,7 @@ class ScribbleSession:
             _stacked([s.values for s in known if s.values is not None]),
             np.concatenate([s.codes for s in known]),
             np.concatenate([s.seen[:: len(known)] for s in known if s.seen is not None]),
+            self._plain,
         )
         before = self.classifier.temperature if self.classifier is not None else 1.0
         self.classifier = dataclasses.replace(
