@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,11 +24,13 @@ from benchmarks.strokes import draw
 from dinoscope.arrays.files import read_image
 from dinoscope.arrays.metrics import confusion_matrix, semantic_scores
 from dinoscope.arrays.normalize import Normalization
-from dinoscope.config import ImproveOptions, PredictOptions
+from dinoscope.config import AnnotateOptions, ImproveOptions, PredictOptions
+from dinoscope.engine.explore.store import TokenStore
 from dinoscope.engine.improve.baseline import FastLoop
 from dinoscope.engine.improve.improve import improve
 from dinoscope.engine.improve.material import gather
 from dinoscope.engine.predict import predict
+from dinoscope.engine.scribble.session import ScribbleSession
 from dinoscope.models.checkpoint import load_model
 from dinoscope.models.device import available_cores
 from dinoscope.models.model import Model
@@ -117,8 +119,20 @@ def fast_loop(settings: Settings, work: Annotated) -> float:
         loop.close()
 
 
-def improved(settings: Settings, work: Annotated, tune: str) -> tuple[float, str]:
-    """The new model's mean IoU, and what the round said of itself."""
+@dataclass(frozen=True)
+class Outcome:
+    """Mean IoU on the dense truth: of the new network alone, of the preview with it, and of what
+    the user has afterwards (the old preview where the new model was not better on held-out
+    strokes); and what the round said."""
+
+    network: float
+    preview: float
+    after: float
+    told: str
+
+
+def improved(settings: Settings, work: Annotated, tune: str, before: float) -> Outcome:
+    """A round of improvement, when the fast loop's mean IoU was `before`."""
     threads = settings.threads or available_cores()
     minutes = settings.minutes or MINUTES
     # Each round begins with the same model: an earlier one that was better must not help.
@@ -132,9 +146,36 @@ def improved(settings: Settings, work: Annotated, tune: str) -> tuple[float, str
         )
     )
     model = load_model(summary.output)
-    value = score(work, lambda number: _labels(model, work.images[number], threads))
+    network = score(work, lambda number: _labels(model, work.images[number], threads))
+    preview = _preview(model, work, threads)
     own = f"held-out strokes {summary.before.get('iou', 0):.3f} to {summary.after['iou']:.3f}"
-    return value, f"{summary.tune}, {own}"
+    return Outcome(
+        network,
+        preview,
+        preview if summary.kept == "new" else before,
+        f"{summary.tune}, {own}, {summary.kept} kept",
+    )
+
+
+def _preview(model: Model, work: Annotated, threads: int) -> float:
+    """Mean IoU of what the panel shows with a model: all strokes, and its own head's say."""
+    session = ScribbleSession(
+        model, AnnotateOptions(threads=threads), TokenStore(), threads=threads, classes=work.classes
+    )
+    features = {}
+    with Project.open(work.folder, read_only=True) as project:
+        for source, image in zip(work.sources, work.images, strict=True):
+            strokes = np.asarray(project.dense(source, ())).ravel()
+            pixels = np.flatnonzero(strokes)
+            session.set_strokes(source, (), pixels, strokes[pixels])
+            features[source] = _end(session.features(source, (), image))
+    session.fit()
+
+    def labels(number: int) -> np.ndarray:
+        source = work.sources[number]
+        return session.predict(source, (), features[source]).labels - np.uint8(1)
+
+    return score(work, labels)
 
 
 def _labels(model: Model, image: ImageInput, threads: int) -> np.ndarray:
@@ -144,13 +185,16 @@ def _labels(model: Model, image: ImageInput, threads: int) -> np.ndarray:
     raise RuntimeError(f"{image.name} was not predicted")
 
 
-def outcome(settings: Settings, name: str, tune: str) -> tuple[float, str]:
-    """Mean IoU on a set, of the fast loop (`tune` ``"none"``) or after a round; what was told."""
+def before(settings: Settings, name: str) -> float:
+    """Mean IoU of the fast loop on a set."""
     with tempfile.TemporaryDirectory() as folder:
-        work = annotate(settings, name, Path(folder))
-        if tune == "none":
-            return fast_loop(settings, work), ""
-        return improved(settings, work, tune)
+        return fast_loop(settings, annotate(settings, name, Path(folder)))
+
+
+def outcome(settings: Settings, name: str, tune: str, fast: float) -> dict[str, Any]:
+    """What a round does on a set, as plain values of `Outcome`."""
+    with tempfile.TemporaryDirectory() as folder:
+        return asdict(improved(settings, annotate(settings, name, Path(folder)), tune, fast))
 
 
 def improve_rows(settings: Settings) -> Iterator[Row]:
@@ -159,22 +203,25 @@ def improve_rows(settings: Settings) -> Iterator[Row]:
     minutes = settings.minutes or MINUTES
     kept = Kept(settings, "improve")
     asked = f"{minutes:g} min, {settings.threads} threads, {model_key(settings.model)}"
-
-    def judged(name: str, tune: str) -> tuple[float, str]:
-        value, told = kept.get(f"{name} {tune} {asked}", lambda: outcome(settings, name, tune))
-        return float(value), str(told)
-
     for name in SETS:
-        before, _ = judged(name, "none")
-        yield Row(f"{name}, {SHARE:.0%} strokes: mean IoU of the fast loop", before)
+        fast = float(kept.get(f"{name} fast loop {asked}", lambda n=name: before(settings, n)))
+        yield Row(f"{name}, {SHARE:.0%} strokes: mean IoU of the fast loop", fast)
         for tune in TUNES:
-            value, told = judged(name, tune)
-            gains[tune].append(value - before)
-            yield Row(
-                f"{name}, {tune}, {minutes:g} min: mean IoU gained over the fast loop ({told})",
-                value - before,
-                rival_value=before,
+            found = Outcome(
+                **kept.get(
+                    f"{name} {tune} {asked}",
+                    lambda n=name, t=tune, f=fast: outcome(settings, n, t, f),
+                )
             )
+            gains[tune].append(found.after - fast)
+            label = f"{name}, {tune}, {minutes:g} min"
+            yield Row(
+                f"{label}: mean IoU gained by what the user has afterwards ({found.told})",
+                found.after - fast,
+                rival_value=fast,
+            )
+            yield Row(f"{label}: the preview with the new model", found.preview)
+            yield Row(f"{label}: the new network alone", found.network)
     means = {tune: float(np.mean(values)) for tune, values in gains.items()}
     best = max(means, key=lambda tune: means[tune])
     yield Row(

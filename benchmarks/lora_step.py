@@ -21,12 +21,14 @@ from dinoscope.config import TrainOptions
 from dinoscope.engine.batches import Batch
 from dinoscope.engine.cached import token_pool
 from dinoscope.engine.fit import FitOptions, fit
+from dinoscope.engine.improve.warm import BATCH, Cells, head_step
 from dinoscope.models.adapter import add_lora
 from dinoscope.models.card import HeadSpec
 from dinoscope.models.device import precision_for, set_threads
 from dinoscope.models.heads import pool_tokens
 from dinoscope.models.model import Model
 from dinoscope.tasks.base import task
+from dinoscope.tasks.semantic import pixel_counts
 
 BACKBONE = "dinov2_vits14"
 CROPS, SIDE, CLASSES, RANK = 8, 224, 3, 8
@@ -94,13 +96,19 @@ def _ours(
 
 
 def _plain(
-    blocks: str | None, dtype: torch.dtype | None, kind: str = "dense"
+    blocks: str | None,
+    dtype: torch.dtype | None,
+    kind: str = "dense",
+    *,
+    head_only: bool = False,
 ) -> Callable[[], float]:
     """A step as peft's examples have it: whole network, loss, backward, AdamW."""
     model = _model(blocks, kind).train()
     batch = _Crops(kind)[0]
     name = _task(kind)
     truth = batch.truths[name][1]
+    if head_only and model.decoder is not None:
+        model.decoder.requires_grad_(False)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
 
@@ -167,7 +175,56 @@ def lora_rows(settings: Settings) -> Iterator[Row]:
         middle["frozen bf16"] / middle["heads"],
         rival_value=middle["frozen bf16"],
     )
+    yield from _alone_rows(half)
     yield from _class_rows(half)
+
+
+def _alone_rows(half: torch.dtype | None) -> Iterator[Row]:
+    """The dense head alone on kept maps, as *Improve* begins new classes: its steps over all cells
+    that are kept of a batch, against a frozen forward of that batch and a step of the same head."""
+    middle = _medians(
+        {
+            "ours": _alone(half),
+            "frozen": _plain(None, None, head_only=True),
+            "frozen bf16": _plain(None, torch.bfloat16, head_only=True),
+        }
+    )
+    name = f"dense head alone on kept maps, once over the cells of {CROPS} crops"
+    yield Row(f"{name}, ms", 1e3 * middle["ours"])
+    for way, other, must, aim in (
+        ("fp32", "frozen", 15.0, 40.0),
+        ("bf16", "frozen bf16", None, None),
+    ):
+        yield Row(
+            f"{name}: times faster than a frozen forward, {way} (more)",
+            middle[other] / middle["ours"],
+            must=must,
+            aim=aim,
+            rival_value=middle[other],
+        )
+
+
+def _alone(dtype: torch.dtype | None) -> Callable[[], float]:
+    """Seconds of the steps in which the head sees each kept cell of a batch once."""
+    model = _model(None)
+    batch = _Crops()[0]
+    truth = batch.truths["semantic"][1]
+    with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype is not None):
+        joined = model.decoder(model.encode(batch.pixels), batch.pixels)  # type: ignore[misc]
+    cells = Cells(0)
+    cells.add(joined.to(dtype or torch.float32), truth, pixel_counts(truth, {}))
+    whole = cells.whole()
+    head = model.heads["semantic"].train()
+    optimizer = torch.optim.AdamW(head.parameters(), lr=1e-4)
+
+    def step() -> float:
+        begun = time.perf_counter()
+        order = torch.randperm(len(whole[0]))
+        for chosen in order.split(BATCH):
+            head_step(head, optimizer, *(t[chosen] for t in whole))
+        return time.perf_counter() - begun
+
+    return step
 
 
 def _class_rows(half: torch.dtype | None) -> Iterator[Row]:

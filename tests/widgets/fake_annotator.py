@@ -26,6 +26,9 @@ class FakeAnnotator(FakeClient):
         del self.answers["models"]
         self._listeners: list[Callable[[Event], None]] = []
 
+    #: Whether the model has a semantic head of the classes that a session is opened with.
+    own_classes = False
+
     def subscribe(self, callback: Callable[[Event], None]) -> Callable[[], None]:
         self._listeners.append(callback)
         return lambda: self._listeners.remove(callback)
@@ -73,7 +76,14 @@ class FakeAnnotator(FakeClient):
         self._number += 1
         session = f"s{self._number}"
         self.sessions.add(session)
-        job.done(session=session, model=job.payload["model"], model_hash="0", embed_dim=8, notes=[])
+        job.done(
+            session=session,
+            model=job.payload["model"],
+            model_hash="0",
+            embed_dim=8,
+            own_classes=self.own_classes,
+            notes=[],
+        )
 
     def play_annotate_close(self, job: FakeJob) -> None:
         self.sessions.discard(job.payload["session"])
@@ -125,11 +135,12 @@ class FakeAnnotator(FakeClient):
         job.done(
             seconds={"fit": 0.01, "predict": 0.01},
             classes=tuple(known),
-            ece=0.031,
-            temperature=1.1,
-            accuracy_heldout=0.94,
             notes=[],
         )
+
+    def play_annotate_numbers(self, job: FakeJob) -> None:
+        self._session(job)
+        job.done(ece=0.031, temperature=1.1, accuracy_heldout=0.94)
 
     def play_annotate_next(self, job: FakeJob) -> None:
         self._session(job)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from napari.components import ViewerModel
-from tests.widgets.annotating import HEIGHT, WIDTH, halves, right, two_strokes
+from tests.widgets.annotating import HEIGHT, WIDTH, halves, paint, right, two_strokes
 from tests.widgets.fake_annotator import FakeAnnotator
 
 from dinoscope.errors import TrainingError
@@ -171,3 +171,37 @@ def test_an_interrupted_round_is_gone_on_with_after_reopening(
     qtbot.waitUntil(lambda: other.runbar.run.text() == "Go on improving")
     other.runbar.run.click()
     qtbot.waitUntil(lambda: worker.last("improve").payload["options"].resume)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_head_that_has_its_say_is_told_when_classes_change(
+    own: bool, viewer: Any, open_annotate: Any, qtbot: Any, worker: FakeAnnotator
+) -> None:
+    worker.own_classes = own
+    panel = open_annotate()
+    two_strokes(panel)
+    qtbot.waitUntil(lambda: right(panel))
+    opened = worker.count("annotate_open")
+    before = worker.last("annotate_open").payload["classes"]
+    assert before == tuple(c.name for c in panel.annotator.classes)
+    panel.annotator.classes.rename(1, "nuclei")
+    shown = worker.count("annotate_preview")
+    paint(panel, 2, slice(30, 35), slice(45, 55))
+    qtbot.waitUntil(lambda: worker.count("annotate_preview") > shown)
+    qtbot.waitUntil(lambda: panel.annotator.session.idle)
+    assert worker.count("annotate_open") == opened + own
+    if own:
+        assert worker.last("annotate_open").payload["classes"] == (before[0], "nuclei", *before[2:])
+
+
+def test_painting_comes_before_the_plan(
+    panel: AnnotatePanel, qtbot: Any, worker: FakeAnnotator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "play_improve_plan", lambda job: None)  # it takes its time
+    count = worker.count("improve_plan")
+    panel.improve.minutes.value = 7
+    qtbot.waitUntil(lambda: worker.count("improve_plan") == count + 1)
+    under_way = worker.last("improve_plan")
+    paint(panel, 2, slice(20, 25), slice(45, 55))
+    qtbot.waitUntil(lambda: under_way.cancel_asked)
+    qtbot.waitUntil(lambda: worker.count("improve_plan") == count + 2)

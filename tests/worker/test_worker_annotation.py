@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import tifffile
+import torch
 
 from dinoscope.config import AnnotateOptions
 from dinoscope.errors import InputError, MissingHeadError, OutputError
+from dinoscope.models.card import HeadSpec
+from dinoscope.models.checkpoint import load_model, save_model
 from dinoscope.types import ImageInput
 from dinoscope.worker.client import WorkerClient
 from dinoscope.worker.jobs import KINDS, JobContext, Tools
@@ -93,6 +96,27 @@ def test_a_few_strokes_label_the_whole_plane_and_the_next_one(worker: Worker, se
     strokes = [{"source": "s", "index": (0,), **BOTH}]
     assert right(worker.labels(session, strokes=strokes)) > 0.9
     assert right(worker.labels(session, index=(1,))) > 0.9
+
+
+def test_a_model_that_knows_these_very_classes_has_its_say(worker: Worker, tmp_path: Path) -> None:
+    model = load_model("embedded")
+    model.keep_heads(["instance"])
+    model.add_head("semantic", HeadSpec("dense", 2, ("background", "stripes")))
+    with torch.no_grad():
+        model.heads["semantic"].out.bias += torch.tensor([-30.0, 30.0]).repeat_interleave(4)  # type: ignore[union-attr, operator]
+    path = tmp_path / "ours.dinoscope"
+    save_model(model, path, include_backbone=True)
+    strokes = [{"source": "s", "index": (0,), **BOTH}]
+    shares = {}
+    for classes in (("background", "stripes"), ("background", "cells"), ()):
+        opened = worker("open", model=str(path), options=OPTIONS, codes=(1, 2), classes=classes)
+        assert opened["own_classes"] == (classes == ("background", "stripes"))
+        labels = worker.labels(str(opened["session"]), strokes=strokes)
+        shares[classes] = float((labels == 2).mean())
+    # It says so everywhere, as sure as it is; the strokes have the other half of the say.
+    assert shares["background", "stripes"] > 0.7
+    assert 0.4 < shares["background", "cells"] < 0.6
+    assert shares["background", "cells"] == shares[()]
 
 
 def test_preparing_ahead_makes_the_image_needless(worker: Worker, session: str) -> None:
@@ -194,13 +218,13 @@ def test_strokes_on_a_plane_that_was_never_shown_are_told_and_count_later(
 def test_held_out_strokes_tell_accuracy_and_calibration(worker: Worker, session: str) -> None:
     strokes = painted(*((y, x, 2) for y in (5, 40, 80) for x in (10, 40)), (5, 70, 1), (60, 100, 1))
     payload = {"strokes": [{"source": "s", "index": (0,), **strokes}]}
-    done = worker(
-        "preview", {"image": stripes()}, session=session, source="s", index=(0,), **payload
-    )
+    worker("preview", {"image": stripes()}, session=session, source="s", index=(0,), **payload)
+    done = worker("numbers", session=session)
     assert done["accuracy_heldout"] > 0.8
     assert 0 <= done["ece"] < 0.2
     few = {"strokes": [{"source": "s", "index": (0,), **painted((5, 10, 2), (5, 70, 1))}]}
-    done = worker("preview", {"image": stripes()}, session=session, source="s", index=(0,), **few)
+    worker("preview", {"image": stripes()}, session=session, source="s", index=(0,), **few)
+    done = worker("numbers", session=session)
     assert (done["ece"], done["accuracy_heldout"]) == (None, None)
 
 

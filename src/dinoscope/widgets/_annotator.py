@@ -61,6 +61,7 @@ class Annotator(QObject):
         self.current: AnnotatedImage | None = None
         self.keeper = Keeper(self._tell)
         self.session = AnnotSession(controller, self.keeper.book, self)
+        self.session.names = lambda: tuple(c.name for c in self.classes)
         self.row = 1
         self.brush = 8
         self.opacity = 0.4

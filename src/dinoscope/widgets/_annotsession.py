@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, QTimer, Signal
 
 from dinoscope.errors import DinoscopeError, WorkerError
 from dinoscope.types import ImageInput
@@ -20,6 +20,8 @@ from dinoscope.widgets._strokebook import PlaneKey, StrokeBook, thinned
 
 #: A worker that dies on the same wish so often is not asked again.
 _TRIES = 2
+#: Milliseconds without a new stroke until held-out strokes are asked how good the classifier is.
+REST_MS = 400
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class AnnotSession(QObject):
 
     #: A part of a preview: the wish, and the data of its ``plane`` event.
     arrived = Signal(object, object)
-    #: The first regions, then all regions of a wish are there: the wish, and the ``done`` data.
+    #: How good the classifier is on held-out strokes: the wish, and the ``annotate_numbers`` data.
     fitted = Signal(object, object)
     completed = Signal(object)
     opened = Signal(object)
@@ -72,6 +74,9 @@ class AnnotSession(QObject):
         self.options: Any = None
         self.session = ""
         self.info: dict[str, Any] = {}
+        #: Names of the classes by their codes, from 1 on.
+        self.names: Callable[[], tuple[str, ...]] = tuple
+        self._opened_for: tuple[str, ...] = ()
         self._sent: dict[PlaneKey, int] = {}
         self._sending: dict[PlaneKey, int] = {}
         self._wish: Wish | None = None
@@ -85,6 +90,10 @@ class AnnotSession(QObject):
         #: What to do as soon as there is a session.
         self._waiting: list[Callable[[], None]] = []
         self._prepare_next: dict[PlaneKey, ImageInput] = {}
+        self._rest = QTimer(self)
+        self._rest.setSingleShot(True)
+        self._rest.setInterval(REST_MS)
+        self._rest.timeout.connect(self._ask_numbers)
         controller.state_changed.connect(self._on_state)
 
     # -- wishes --------------------------------------------------------------------------------
@@ -106,6 +115,10 @@ class AnnotSession(QObject):
 
     def ask(self, wish: Wish) -> None:
         """Want a preview; an older wish that has not begun is forgotten."""
+        self._rest.stop()
+        if self.info.get("own_classes") and self.names() != self._opened_for:
+            # The model's semantic head, which has its say, knows the classes by their old order.
+            self.restart()
         self._wish = wish
         self._left = []  # the rest of the older one is out of date
         self._pump()
@@ -132,6 +145,7 @@ class AnnotSession(QObject):
 
     def close(self) -> None:
         """The panel goes away."""
+        self._rest.stop()
         old = self.session
         self._wish, self._left, self._waiting = None, [], []
         for job in (self._job, self._prepare):
@@ -200,6 +214,7 @@ class AnnotSession(QObject):
         payload: dict[str, Any] = {"model": self.model, "allow_download": self.download}
         counts = self._book.counts()
         payload["codes"] = tuple(int(c) for c in range(1, 256) if counts[c])
+        payload["classes"] = self._opened_for = self.names()
         if self.options is not None:
             payload["options"] = self.options
         if self.classifier:
@@ -251,10 +266,18 @@ class AnnotSession(QObject):
         wish = self._now
         if wish is not None:
             self._prepared.add((wish.key, wish.index))
-            self.fitted.emit(wish, data)
             if not self._left:
                 self.completed.emit(wish)
+                self._rest.start()
         self.busy.emit("")
+
+    def _ask_numbers(self) -> None:
+        """Nobody paints: now there is time to hold strokes out."""
+        wish = self._now
+        if self._job is not None or not self.session or wish is None:
+            return
+        job = self._controller.submit("annotate_numbers", {"session": self.session})
+        job.done.connect(lambda data: self.fitted.emit(wish, data))
 
     def _on_failed(self, error: DinoscopeError) -> None:
         """A worker that knows nothing of us was started anew: tell it all, once."""

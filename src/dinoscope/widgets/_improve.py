@@ -14,7 +14,7 @@ from dinoscope.widgets._client import JobHandle
 from dinoscope.widgets._run import Outcome, progress_of
 
 #: The plan is made again when the user has not painted for so long.
-_PLAN_MS = 2500
+_PLAN_MS = 4000
 
 
 class Improver(QObject):
@@ -57,6 +57,7 @@ class Improver(QObject):
         self._plan_timer.setInterval(_PLAN_MS)
         self._plan_timer.timeout.connect(self._ask_plan)
         annotator.told.connect(self._on_told)
+        annotator.strokes_changed.connect(self._on_strokes)
 
     @property
     def running(self) -> bool:
@@ -81,6 +82,15 @@ class Improver(QObject):
     def plan_soon(self) -> None:
         """Something changed that the plan depends on."""
         if not self.running and self._plan_basis() != self._planned_for:
+            self._plan_timer.start()
+
+    def _on_strokes(self) -> None:
+        """Somebody paints: previews come first, a plan is made in the next pause."""
+        if self._plan_job is not None and self._plan_job.running:
+            self._plan_job.cancel()
+            self._planned_for = ()
+            self._plan_timer.start()
+        elif self._plan_timer.isActive():
             self._plan_timer.start()
 
     def _plan_basis(self) -> tuple[Any, ...]:

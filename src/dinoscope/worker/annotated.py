@@ -68,7 +68,13 @@ class Annotation:
             allow_download=bool(payload.get("allow_download", False)),
             report=context.report,
         )
-        session = ScribbleSession(model, options, self._store(options), threads=options.threads)
+        session = ScribbleSession(
+            model,
+            options,
+            self._store(options),
+            threads=options.threads,
+            classes=tuple(str(c) for c in payload.get("classes") or ()),
+        )
         if payload.get("classifier"):
             classifier, projection, about = load_classifier(payload["classifier"])
             expected = model.digest or model.card.backbone_hash
@@ -78,6 +84,8 @@ class Annotation:
                     expected=f"{model.card.name!r}, the model of this session, unchanged",
                     hint="Open it with that model.",
                 )
+            if not session.knows_classes:
+                classifier = dataclasses.replace(classifier, network=None)
             session.classifier, session.projection = classifier, projection
             session.zoom = about.get("zoom") or session.zoom
         name = f"a{next(self._numbers)}"

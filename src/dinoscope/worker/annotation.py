@@ -86,6 +86,7 @@ def open_session(context: JobContext) -> Steps:
         "model_hash": model.digest or model.card.backbone_hash,
         "embed_dim": model.backbone.embed_dim,
         "classes": _codes(session),
+        "own_classes": session.knows_classes,
         "notes": list(session.notes),
     }
 
@@ -139,14 +140,20 @@ def preview(context: JobContext) -> Steps:
     found = session.predict(source, index, features, region, want)
     seconds["predict"] = time.perf_counter() - clock
     yield _labels(found, source, index, region)
-    classifier = session.fit()  # calibrated, after the labels are on their way
     return {
         "seconds": seconds,
         "classes": _codes(session),
+        "notes": [*session.notes, *_unread_notes(session)],
+    }
+
+
+def numbers(context: JobContext) -> Mapping[str, Any]:
+    """How good and how sure the classifier is on held-out strokes: for when nobody paints."""
+    classifier = _session(context).fit()
+    return {
         "ece": classifier.ece if classifier else None,
         "temperature": classifier.temperature if classifier else 1.0,
         "accuracy_heldout": classifier.accuracy if classifier else None,
-        "notes": [*session.notes, *_unread_notes(session)],
     }
 
 

@@ -218,6 +218,7 @@ KINDS: dict[str, JobKind] = {
     "annotate_prepare": JobKind(_lazy("annotation", "prepare")),
     "annotate_strokes": JobKind(_lazy("annotation", "strokes"), quick=True),
     "annotate_preview": JobKind(_lazy("annotation", "preview"), quick=True),
+    "annotate_numbers": JobKind(_lazy("annotation", "numbers"), quick=True),
     "annotate_next": JobKind(_lazy("annotation", "next_place"), quick=True),
     "annotate_objects": JobKind(_lazy("annotation", "objects"), quick=True),
     "annotate_object_classes": JobKind(_lazy("annotation", "object_classes"), quick=True),

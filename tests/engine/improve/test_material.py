@@ -11,10 +11,10 @@ from tests.engine.conftest import discs
 from dinoscope.arrays.normalize import Normalization
 from dinoscope.engine.augment import Augmentation, make_crop, sparse_pixels
 from dinoscope.engine.dataset import TrainingImage
+from dinoscope.engine.improve.guides import guided
 from dinoscope.engine.improve.holdout import hold_out
 from dinoscope.engine.improve.material import gather, training_images
 from dinoscope.engine.improve.scores import judged_window, partial_precision
-from dinoscope.engine.improve.training import guided
 from dinoscope.errors import InputError
 from dinoscope.project import Project
 from dinoscope.types import ImageInput

@@ -245,12 +245,12 @@ def open_image(
     zoom: float | None,
     store: TokenStore,
     *,
-    objects: bool = False,
+    heads: Sequence[str] = (),
 ) -> Generator[Progress, None, ImageRun]:
     """Look at an image once: its limits, and its zoom where that is not given; see `encode`.
 
-    With `objects`, the maps of the instance head come along, where the model has one and computes
-    the wanted layers for its heads anyway.
+    The maps of dense `heads` come along, where the model has them and computes the wanted layers
+    for its heads anyway.
     """
     predict = PredictOptions(
         tasks=("pca",),
@@ -280,14 +280,20 @@ def open_image(
         if place not in store.zooms:
             store.zooms[place] = zoom_for(prepared, runner)[0]
         zoom = store.zooms[place]
-    objects = objects and "instance" in model.heads and set(layers) <= set(model.backbone.layers)
-    seen = tuple(model.backbone.layers) if objects else layers
+    alike = set(layers) <= set(model.backbone.layers)
+    present = tuple(name for name in heads if alike and name in model.heads)
+    seen = tuple(model.backbone.layers) if present else layers
     engine = Engine(
         model, runner.device, runner.dtype, threads=set_threads(options.threads), layers=seen
     )
     view = Runner(with_layers(model, seen), runner.device, runner.dtype, engine=engine)
     region = region or (0, 0, *prepared.shape)
-    return ImageRun(view, prepared, layers, zoom, region, notes, objects=objects)
+    return ImageRun(view, prepared, layers, zoom, region, notes, heads=present)
+
+
+def _maps_of(model: Model, head: str) -> int:
+    """Maps of a head that are of use: of the instance head, not the size of objects."""
+    return 3 if head == "instance" else model.card.heads[head].channels
 
 
 class ImageRun:
@@ -302,10 +308,11 @@ class ImageRun:
         region: Region,
         notes: Sequence[str],
         *,
-        objects: bool = False,
+        heads: tuple[str, ...] = (),
     ) -> None:
         self.runner = runner
-        self.objects = objects
+        #: Dense heads whose maps come with the tokens, and how many of each.
+        self.heads = {name: _maps_of(runner.model, name) for name in heads}
         self.prepared = prepared
         self.layers = layers
         self.zoom = zoom
@@ -348,11 +355,16 @@ class ImageRun:
             zoom,
             self._region,
             self.notes,
-            objects=self.objects,
+            heads=tuple(self.heads),
         )
 
-    def object_positions(self) -> tuple[np.ndarray, np.ndarray]:
-        """Where rows and columns of the image's pixels lie in the maps of objects."""
+    @property
+    def map_count(self) -> int:
+        """How many maps of heads come with the tokens."""
+        return sum(self.heads.values())
+
+    def map_positions(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where rows and columns of the image's pixels lie in the maps of heads."""
         model_shape = scaled_shape(self.prepared.shape, self.zoom)
         found = []
         for size, scaled in zip(self.prepared.shape, model_shape, strict=True):
@@ -384,7 +396,7 @@ class ImageRun:
             self._grid,
             self.patches,
             str(self.runner.dtype),
-            self.objects,
+            tuple(self.heads.items()),
         )
         digest = hashlib.blake2b(repr(facts).encode(), digest_size=16)
         digest.update(np.ascontiguousarray(pixels).data)
@@ -395,8 +407,8 @@ class ImageRun:
     ) -> Generator[Progress | EncodedPlane, None, None]:
         """Progress after every batch of tiles, then the plane.
 
-        Its guide is empty, or, with `objects`, holds the three maps of objects in [0, 255] at half
-        the model's resolution, one below the other, ``(3 y, x)``.
+        Its guide is empty, or holds the maps of `heads` in [0, 255] at half the model's resolution,
+        one below the other, ``(map_count · y, x)``.
         """
         height, width = self._grid.tile_shape
         tiles = self._tiles
@@ -408,15 +420,16 @@ class ImageRun:
         patch = self.runner.model.backbone.patch
         joiner = TokenJoiner(covered, patch, last_only=False)
         half = _halved(self._grid)
-        maps = Stitcher(3, half.shape, half) if self.objects else None
+        maps = Stitcher(self.map_count, half.shape, half) if self.heads else None
         done = 0
         try:
             for batch in self.runner.tiles(pixels, self._grid, tiles, origin=self._bounds[:2]):
                 joiner.add(self._chosen(batch))
                 if maps is not None:
-                    decoded = self.runner.decode(batch, ["instance"])["instance"][:, :3]
-                    for tile, each in zip(batch.tiles, decoded, strict=True):
-                        small = each.reshape(3, each.shape[1] // 2, 2, -1, 2).mean((2, 4))
+                    decoded = self.runner.decode(batch, list(self.heads))
+                    stack = np.concatenate([decoded[n][:, :c] for n, c in self.heads.items()], 1)
+                    for tile, each in zip(batch.tiles, stack, strict=True):
+                        small = each.reshape(len(each), each.shape[1] // 2, 2, -1, 2).mean((2, 4))
                         maps.add(Tile(tile.y0 // 2, tile.x0 // 2), small)
                 done += len(batch.tiles)
                 share = (number + done / len(tiles)) / total

@@ -10,19 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from dinoscope.config import AnnotateOptions
-from dinoscope.engine.dataset import TrainingImage
 from dinoscope.engine.explore.store import TokenStore
 from dinoscope.engine.improve.material import AnnotatedPlane
 from dinoscope.engine.improve.scores import HeldScores, Told
-from dinoscope.engine.improve.training import guided
 from dinoscope.engine.scribble.session import ScribbleSession
 from dinoscope.models.card import HeadSpec
 from dinoscope.models.model import Model
 from dinoscope.tasks.base import IGNORE
 from dinoscope.types import ImageInput, Progress
-
-#: How often the classes of a guiding plane are drawn: no single pixel's draw is learned by heart.
-DRAWS = 3
 
 
 class FastLoop:
@@ -103,20 +98,6 @@ def stroke_pixels(plane: AnnotatedPlane, width: int) -> tuple[np.ndarray, np.nda
     codes = truth[rows, columns] + np.uint8(1)
     flat = (rows + plane.origin[0]).astype(np.int64) * width + columns + plane.origin[1]
     return flat, codes
-
-
-def guide_planes(
-    loop: FastLoop, planes: Sequence[AnnotatedPlane], seed: int
-) -> Generator[Progress, None, list[TrainingImage]]:
-    """Planes with strokes, their truth extended by what the fitted classifier says (see
-    `guided`)."""
-    rng = np.random.default_rng(seed)
-    found = []
-    for plane in planes:
-        if "semantic" in plane.image.targets:
-            maps = yield from loop.probabilities(plane)
-            found += [guided(plane.image, maps, rng) for _ in range(DRAWS)]
-    return found
 
 
 def fast_scores(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dinoscope.config import parse_tune
+from dinoscope.engine.cached import VARIANTS
 from dinoscope.engine.improve.material import AnnotatedPlane
 from dinoscope.engine.improve.training import Setting, train_part, trained_blocks
 from dinoscope.models.model import Model
@@ -42,34 +43,36 @@ def measure(
 ) -> Generator[Progress, None, dict[str, float]]:
     """Seconds of one step of each way of tuning, on a copy of the model.
 
-    Heads and last blocks begin at kept tokens, as in the training itself. What was measured in this
-    process is remembered: a plan that is made again after each stroke costs nothing.
+    Heads and last blocks begin at kept tokens, as in the training itself. Steps of a single crop
+    are timed, and multiplied: between two of them strokes get their preview. What was measured in
+    this process is remembered: a plan that is made again after each stroke costs nothing.
     """
     found = {}
     options = setting.options
+    single = replace(setting, options=replace(options, batch_size=1))
+    depth = len(model.backbone.vit.blocks)
     about = (model.card.backbone, tuple(model.heads), setting.plan.crop_px, options.batch_size)
     for tune in tunes:
         key = (*about, options.rank, options.threads, setting.device, tune)
         if key not in _MEASURED:
             trial = copy.deepcopy(model)
             times: list[float] = []
-            # The first batches fill the pool of tokens; later ones are what a training mostly does.
+            # The first crops fill the pool of tokens; later ones are what a training mostly does.
+            fill = 1 if trained_blocks(tune, depth) == depth else VARIANTS + 1
             events = train_part(
-                trial, planes, setting, tune, None, steps=_FILL + TIMED, pool_images=1
+                trial, planes, single, tune, None, steps=fill + TIMED, pool_images=1
             )
             begun = time.perf_counter()
             for _ in events:
                 times.append(time.perf_counter() - begun)
                 yield Progress("prepare", 2, 4, message=f"measuring: {tune}")
                 begun = time.perf_counter()
-            _MEASURED[key] = min(times[-TIMED:])
+            _MEASURED[key] = options.batch_size * min(times[-TIMED:])
         found[tune] = _MEASURED[key]
     return found
 
 
 _MEASURED: dict[tuple[object, ...], float] = {}
-#: Batches until a pool of tokens is full enough to be reused (`engine.cached.LEAST_BATCHES`).
-_FILL = 5
 
 
 def candidates(depth: int) -> list[str]:

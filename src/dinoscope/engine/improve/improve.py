@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from dinoscope.config import ImproveOptions
-from dinoscope.engine.dataset import TrainingImage
-from dinoscope.engine.improve.baseline import guide_planes
 from dinoscope.engine.improve.choose import HEADS_SHARE
 from dinoscope.engine.improve.compare import Compared, compare, fast_loop
+from dinoscope.engine.improve.guides import Teacher, fast_teacher, match_areas
 from dinoscope.engine.improve.holdout import Part
 from dinoscope.engine.improve.prepare import Prepared, prepare
 from dinoscope.engine.improve.scores import HeldScores
@@ -256,7 +255,7 @@ def _stages(
             device=setting.device,
             dtype=setting.autocast,
         )
-    guides: list[TrainingImage] | None = None
+    teacher: Teacher | None = None
     found: list[StageResult] = []
     at = begin
     for name, tune, own in plan:
@@ -269,12 +268,14 @@ def _stages(
                 wanted = work.specs.get("semantic")
                 new = wanted is not None and model.card.heads.get("semantic") != wanted
                 add_heads(model, work.specs, setting.plan, setting.options.seed)
-            if guides is None:
-                guides, weights = yield from _guides(work, part)
+            if teacher is None:
+                teacher = yield from _teacher(work, part)
+                weights = list(teacher.weights)
                 if weights:
                     setting = setting.with_loss("semantic", stroke_weights=weights)
                 if weights and validate:
                     validate.weights = weights
+            guides = teacher.guides(setting.options.seed)
             steps = setting.options.steps
             limit = None if steps is not None else seconds * share * own
             checkpoint = notebook.checkpoint(prefix + name)
@@ -298,6 +299,7 @@ def _stages(
                 extras=extras,
             )
             state = yield from told(events, f"{say}{name}", at, share * own, seconds)
+            yield from match_areas(model, teacher, setting)
             scores = validate(model) if validate else {}
             done = notebook.finish(prefix + name, model, scores, state.step, state.history)
         found.append(done)
@@ -305,21 +307,18 @@ def _stages(
     return found
 
 
-def _guides(
-    work: Prepared, part: Part
-) -> Generator[Progress, None, tuple[list[TrainingImage], list[float]]]:
-    """What the fast loop, fitted on the strokes that train, says between them, and how much a
-    painted pixel of each class counts, for the class's area; nothing where there are no strokes."""
+def _teacher(work: Prepared, part: Part) -> Generator[Progress, None, Teacher]:
+    """The fast loop, fitted on the strokes that train, as the teacher of what lies between them;
+    nothing where there are no strokes."""
     if "semantic" not in work.specs:
-        return [], []
+        return Teacher()
     loop = fast_loop(work)
     try:
         if not (yield from loop.fit(part.training)):
-            return [], []
-        guides: list[TrainingImage] = []
-        if work.setting.options.guide:
-            guides = yield from guide_planes(loop, part.training, work.setting.options.seed)
-        return guides, loop.weights()
+            return Teacher()
+        if not work.setting.options.guide:
+            return Teacher(weights=tuple(loop.weights()))
+        return (yield from fast_teacher(loop, part.training))
     finally:
         loop.close()
 

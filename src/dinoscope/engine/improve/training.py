@@ -21,7 +21,7 @@ from dinoscope.engine.improve.material import AnnotatedPlane, Material, training
 from dinoscope.errors import InputError
 from dinoscope.models.card import HeadSpec
 from dinoscope.models.model import Model
-from dinoscope.tasks.base import IGNORE, task
+from dinoscope.tasks.base import task
 from dinoscope.types import Progress
 
 #: Diameter in model pixels that objects are brought to where the base model names none.
@@ -158,7 +158,7 @@ def train_part(
     """
     kind = set_trainable(model, setting.train_options(tune))
     sets = image_sets(planes, guides)
-    count = sum(len(s) for s in sets)
+    count = len(planes) + len({i.name for i in guides})
     options = setting.options
     settings = FitOptions(
         seconds=seconds,
@@ -235,26 +235,3 @@ def trained_blocks(tune: str, depth: int) -> int:
     """Blocks of the backbone that a way of tuning changes."""
     kind, blocks = parse_tune(tune)
     return {"heads": 0, "lora-all": depth}.get(kind, min(depth, blocks or 0))
-
-
-def guided(
-    image: TrainingImage, probabilities: np.ndarray, rng: np.random.Generator
-) -> TrainingImage:
-    """The same plane with a dense truth: what the fast loop says, and the strokes.
-
-    Each pixel's class is drawn from its probabilities: on average, the loss is that of these
-    themselves (distillation, Hinton et al. 2015, arXiv:1503.02531), and what is unsure stays so.
-
-    Parameters
-    ----------
-    image : TrainingImage
-        With strokes.
-    probabilities : (K, Y, X) float array
-        Of the semantic classes; sums to 1 over them.
-    """
-    below = np.cumsum(probabilities, 0)
-    drawn = rng.random(below.shape[1:], np.float32) * below[-1]
-    truth = (drawn >= below[:-1]).sum(0).astype(np.uint8)
-    strokes = np.asarray(image.targets["semantic"])
-    truth = np.where(strokes != IGNORE, strokes, truth)
-    return replace(image, targets={"semantic": truth})

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dinoscope.engine.scribble.calibration import ece, fit_temperature, sharpen
+from dinoscope.engine.scribble.experts import Expert, Linear, Network, fit_linear, join
 from dinoscope.engine.scribble.forest import DEPTH, PIXELS, TREES, TRIES, Forest, fill, grow
-from dinoscope.engine.scribble.linear import Linear, fit_linear
 
 #: Strokes are parted into so many groups.
 FOLDS = 4
@@ -35,13 +35,22 @@ class Samples:
     """Annotated pixels: `values` (n, K) uint8, and `codes` (n,) uint8 as painted.
 
     `seen` (m, K) uint8 are pixels from all over the annotated planes, painted or not; they tell how
-    frequent the classes are. `plain` are the columns of smoothed intensities.
+    frequent the classes are. `plain` are the columns of smoothed intensities; `said`
+    is how many of the last columns are what the model's own semantic head says of each class, in
+    the order of their codes from 1 on. No forest learns from these: on strokes that trained the
+    head they are surer than anywhere else.
     """
 
     values: np.ndarray
     codes: np.ndarray
     seen: np.ndarray | None = None
     plain: tuple[int, ...] = ()
+    said: int = 0
+
+    @property
+    def learned(self) -> np.ndarray:
+        """The values that forests learn from."""
+        return self.values[:, : self.values.shape[1] - self.said]
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,8 @@ class Classifier:
     `codes` (C,) uint8 are the scribble codes of the classes; `temperature` makes probabilities
     honest; `ece` and `accuracy` are measured on strokes that were held out, ``None`` where there
     are too few; `frequency` (C,) is how much a pixel of each class counted, ``None`` for alike.
-    `linear` joins the forest where smoothed intensities tell the classes apart.
+    `linear` joins the forest where smoothed intensities tell the classes apart, `network` where the
+    model has a semantic head of these classes.
     """
 
     codes: np.ndarray
@@ -61,12 +71,18 @@ class Classifier:
     accuracy: float | None = None
     frequency: np.ndarray | None = None
     linear: Linear | None = None
+    network: Network | None = None
+
+    @property
+    def experts(self) -> tuple[Expert, ...]:
+        """What joins the forest."""
+        return tuple(e for e in (self.linear, self.network) if e is not None)
 
     def probabilities(self, values: np.ndarray) -> np.ndarray:
         """``(n, K)`` uint8 to calibrated ``(n, C)`` float32."""
         found = self.forest.probabilities(values)
-        if self.linear is not None:
-            found = self.linear.joined(found, values)
+        if self.experts:
+            found = join(self.experts, found.T, values.T).T
         return sharpen(found, self.temperature)
 
 
@@ -85,14 +101,24 @@ def fit(samples: Samples, *, trees: int = TREES, seed: int = 0) -> Classifier:
     codes, classes, weight = _classes(samples)
     size = _size(len(classes))
     forest = grow(
-        samples.values, classes, len(codes), weights=weight, trees=trees, seed=seed, **size
+        samples.learned, classes, len(codes), weights=weight, trees=trees, seed=seed, **size
     )
     frequency = None
     if samples.seen is not None and len(codes) > 1:
         frequency = _frequency(forest, samples.seen, weight, classes)
         forest = fill(forest, samples.values, classes, weight * frequency[classes], len(codes))
     linear = _linear(samples, classes, len(codes), frequency)
-    return Classifier(codes, forest, frequency=frequency, linear=linear)
+    return Classifier(
+        codes, forest, frequency=frequency, linear=linear, network=_network(samples, codes)
+    )
+
+
+def _network(samples: Samples, codes: np.ndarray) -> Network | None:
+    """The model's semantic head as an expert, where it knows all of these classes."""
+    if not samples.said or len(codes) < 2 or int(codes.max()) > samples.said:
+        return None
+    first = samples.values.shape[1] - samples.said
+    return Network(first + codes.astype(np.int64) - 1)
 
 
 def _linear(
@@ -140,6 +166,7 @@ def calibrated(
     samples : Samples
         What it was fitted on.
     strokes : (n,) integer array
+        (A network has seen all strokes; what it says of them tells nothing, so it is left out.)
         The number of the stroke that each pixel belongs to. Where they are too few to hold some
         out, nothing is known: the temperature is 1.
     trees : int
@@ -159,7 +186,7 @@ def calibrated(
     for fold in range(FOLDS):
         inside = folds != fold
         part = grow(
-            samples.values[inside],
+            samples.learned[inside],
             classes[inside],
             len(codes),
             weights=weight[inside],
@@ -172,7 +199,7 @@ def calibrated(
         said = part.probabilities(samples.values[some])
         linear = _linear(samples, classes, len(codes), classifier.frequency, inside)
         if linear is not None:
-            said = linear.joined(said, samples.values[some])
+            said = join([linear], said.T, samples.values[some].T).T
         held.append(said)
         truth.append(classes[some])
     probabilities, known = np.concatenate(held), np.concatenate(truth)

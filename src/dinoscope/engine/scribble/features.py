@@ -40,11 +40,14 @@ class PlaneFeatures:
         Pixels from one looked-at pixel to the next.
     maps : (K, y, x) uint8
         ``y`` and `x` are ``shape / stride``, rounded up.
+    said : int
+        How many of the last maps are probabilities of the model's own semantic head.
     """
 
     shape: tuple[int, int]
     stride: int
     maps: np.ndarray
+    said: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -66,8 +69,8 @@ class PlaneFeatures:
 
 
 @dataclass(frozen=True)
-class Objects:
-    """What an instance head sees of a plane: `maps` (3, h, w) uint8, and the `positions` of the
+class HeadMaps:
+    """What heads of the model see of a plane: `maps` (K, h, w) uint8, and the `positions` of the
     plane's rows and columns of pixels in them."""
 
     maps: np.ndarray
@@ -161,9 +164,9 @@ def plane_features(
     grid: PatchGrid,
     projection: Projection,
     maps: np.ndarray,
-    objects: Objects | None = None,
+    heads: HeadMaps | None = None,
 ) -> PlaneFeatures:
-    """The maps of one plane: its filters, components of its tokens, maps of objects.
+    """The maps of one plane: its filters, components of its tokens, maps of heads.
 
     Parameters
     ----------
@@ -174,21 +177,21 @@ def plane_features(
     projection : Projection
         From tokens to components.
     maps : (K, y, x) uint8
-        From :func:`filter_maps`, with room for the components and objects, which are written into
+        From :func:`filter_maps`, with room for the components and heads, which are written into
         it.
-    objects : Objects, optional
-        What the model's instance head sees.
+    heads : HeadMaps, optional
+        What the model's dense heads see.
     """
     stride = stride_for(shape)
-    end = len(maps) - (len(objects.maps) if objects is not None else 0)
+    end = len(maps) - (len(heads.maps) if heads is not None else 0)
     with blas().limit(limits=1):
         components = np.moveaxis(projection(tokens).reshape(*grid.grid, -1), -1, 0)
         scaled = components * np.float32(127.5 / _SPREAD) + np.float32(128)
         rows, columns = (positions[::stride] for positions in grid.pixel_positions())
         _spread(scaled, rows, columns, maps[end - len(scaled) : end])
-        if objects is not None:
-            rows, columns = (positions[::stride] for positions in objects.positions)
-            _spread(objects.maps.astype(np.float32), rows, columns, maps[end:])
+        if heads is not None:
+            rows, columns = (positions[::stride] for positions in heads.positions)
+            _spread(heads.maps.astype(np.float32), rows, columns, maps[end:])
     return PlaneFeatures(shape, stride, maps)
 
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from dinoscope.arrays.output import replacing
 from dinoscope.engine.scribble.classifier import Classifier
+from dinoscope.engine.scribble.experts import Linear, Network
 from dinoscope.engine.scribble.features import Projection
 from dinoscope.engine.scribble.forest import Forest
-from dinoscope.engine.scribble.linear import Linear
 from dinoscope.errors import InputError
 
 FORMAT = "dinoscope-scribbles-1"
@@ -54,6 +54,8 @@ def save_classifier(
             "linear_matrix": linear.matrix,
             "linear_offset": linear.offset,
         }
+    if classifier.network is not None:
+        arrays["network_columns"] = classifier.network.columns.astype(np.int32)
     card = {
         "format": FORMAT,
         "temperature": classifier.temperature,
@@ -98,6 +100,7 @@ def load_classifier(path: str | Path) -> tuple[Classifier, Projection, dict[str,
             card.get("ece"),
             card.get("accuracy"),
             linear=_linear(arrays, card),
+            network=_network(arrays),
         )
         return classifier, Projection(arrays["mean"], arrays["matrix"]), card
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
@@ -124,6 +127,15 @@ def _linear(arrays: dict[str, np.ndarray], card: dict[str, Any]) -> Linear | Non
     if not fits:
         raise ValueError("its arrays do not fit together")
     return Linear(columns, matrix, offset, say)
+
+
+def _network(arrays: dict[str, np.ndarray]) -> Network | None:
+    if "network_columns" not in arrays:
+        return None
+    columns = arrays["network_columns"].astype(np.int64)
+    if columns.shape != arrays["codes"].shape or int(columns.min()) < 0:
+        raise ValueError("its arrays do not fit together")
+    return Network(columns)
 
 
 def _checked(forest: Forest, codes: np.ndarray) -> Forest:

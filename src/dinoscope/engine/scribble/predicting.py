@@ -14,9 +14,9 @@ import numpy as np
 
 from dinoscope.engine.scribble.calibration import sharpen
 from dinoscope.engine.scribble.classifier import Classifier
+from dinoscope.engine.scribble.experts import Expert, join
 from dinoscope.engine.scribble.features import PlaneFeatures
 from dinoscope.engine.scribble.forest import Forest
-from dinoscope.engine.scribble.linear import FLOOR, Linear
 
 #: Pixels that are worked on at once: so many that the interpreter's own time hardly counts. On one
 #: thread: with steps of microseconds, several wait for the interpreter's lock most of the time.
@@ -154,8 +154,8 @@ def predict(
         maps = features.maps[:, begin : min(height, end + stride - 1), left:right]
         flat = maps.reshape(len(maps), -1)
         sums = tables.sums(flat)
-        if classifier.linear is not None:
-            _join(classifier.linear, flat, sums, tables.scale)
+        if classifier.experts:
+            _join(classifier.experts, flat, sums, tables.scale)
         sums = sums.reshape(-1, maps.shape[1], right - left)
         first, last = max(y0, begin * stride), min(y1, end * stride)
         if stride == 2:
@@ -165,23 +165,15 @@ def predict(
     return found
 
 
-def _join(linear: Linear, maps: np.ndarray, sums: np.ndarray, scale: float) -> None:
-    """Put the discriminant's say into the forest's sums ``(C - 1, n)``; see `Linear.joined`.
-
-    Classes are rows here, so that everything runs along memory.
-    """
-    own = linear.matrix.T @ maps[linear.columns].astype(np.float32)
-    own += linear.offset[:, None]
-    own -= own.max(0)
-    np.maximum(own, np.float32(np.log(FLOOR)), out=own)
-    own *= np.float32(linear.say)
-    np.exp(own, out=own)
-    forest = sums * np.float32(scale)
-    own[:-1] *= forest + np.float32(FLOOR)
-    own[-1] *= np.maximum(1 - forest.sum(0), 0) + np.float32(FLOOR)
-    own *= np.float32(1 / scale) / own.sum(0)
-    np.rint(own, out=own)
-    sums[...] = own[:-1]
+def _join(experts: Sequence[Expert], maps: np.ndarray, sums: np.ndarray, scale: float) -> None:
+    """Put the experts' say into the forest's sums ``(C - 1, n)``; see `experts.join`."""
+    forest = np.empty((len(sums) + 1, sums.shape[1]), np.float32)
+    np.multiply(sums, np.float32(scale), out=forest[:-1])
+    np.maximum(1 - forest[:-1].sum(0), 0, out=forest[-1])
+    found = join(experts, forest, maps)
+    found *= np.float32(1 / scale)
+    np.rint(found, out=found)
+    sums[...] = found[:-1]
 
 
 def _empty(classifier: Classifier, shape: tuple[int, int], want: Sequence[str]) -> Prediction:

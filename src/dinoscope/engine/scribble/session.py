@@ -27,7 +27,7 @@ from dinoscope.engine.scribble.classifier import (
 )
 from dinoscope.engine.scribble.features import (
     COMPONENTS,
-    Objects,
+    HeadMaps,
     PlaneFeatures,
     Projection,
     filter_maps,
@@ -47,8 +47,6 @@ Place = tuple[str, Index]
 FEATURES_MB = 400
 #: Pixels of a plane, or of several together, that tell how frequent the classes are.
 _SEEN = 800
-#: Maps of the instance head that strokes are learned on too.
-_OBJECTS = 3
 
 
 @dataclass
@@ -77,6 +75,9 @@ class ScribbleSession:
         Where tokens are kept.
     threads : int
         Threads for predictions.
+    classes : sequence of str
+        Names of the classes by their codes, from 1 = background on. Where the model has a semantic
+        head of exactly these, as after *Improve*, it joins the classifier.
 
     Notes
     -----
@@ -89,6 +90,7 @@ class ScribbleSession:
     options: AnnotateOptions
     store: TokenStore
     threads: int = 1
+    classes: Sequence[str] = ()
     projection: Projection | None = None
     classifier: Classifier | None = None
     zoom: float | None = None
@@ -100,8 +102,9 @@ class ScribbleSession:
     _changed: bool = False
     _tables: Tables | None = None
     _uncalibrated: Samples | None = None
-    #: Columns of the features that are smoothed intensities.
+    #: Columns of the features that are smoothed intensities, and how many are the head's classes.
     _plain: tuple[int, ...] = ()
+    _said: int = 0
     #: Filters of the plane whose first labels were asked for last, until its tokens are there.
     _filters: tuple[Place, np.ndarray] | None = None
 
@@ -146,11 +149,17 @@ class ScribbleSession:
         self._keep(place, found)
         return found
 
+    @property
+    def knows_classes(self) -> bool:
+        """Whether the model has a semantic head of these very classes."""
+        own = self.model.card.heads.get("semantic")
+        return own is not None and len(self.classes) > 1 and own.classes == tuple(self.classes)
+
     def _filtered(self, run: ImageRun, place: Place) -> np.ndarray:
         if self._filters is None or self._filters[0] != place:
             channels = _channels(run.prepared, place[1])
             self._plain = plain_columns(self.bank, len(channels))
-            room = COMPONENTS + (_OBJECTS if run.objects else 0)
+            room = COMPONENTS + run.map_count
             self._filters = place, filter_maps(channels, self.bank, room, self.threads)
         return self._filters[1]
 
@@ -180,7 +189,7 @@ class ScribbleSession:
         maps = self._filtered(run, place)
         found = _joined(small, tokens, Projection.fit(tokens.tokens), maps)
         seen = found.some(_SEEN)
-        samples = Samples(found.at(strokes.pixels), strokes.codes, seen, self._plain)
+        samples = Samples(found.at(strokes.pixels), strokes.codes, seen, self._plain, found.said)
         classifier = fit(samples, seed=self.options.seed)
         region = region and clipped(region, found.shape)
         return predict(classifier, found, region, want=want)
@@ -189,8 +198,9 @@ class ScribbleSession:
         """The geometry and limits that the planes of an image share."""
         run = self._runs.get(source)
         if run is None or _layout(run.prepared.image) != _layout(image):
+            heads = ("instance", *(["semantic"] if self.knows_classes else []))
             run = yield from open_image(
-                image, self.model, self.options, self.zoom, self.store, objects=True
+                image, self.model, self.options, self.zoom, self.store, heads=heads
             )
             if self.zoom is None:
                 self.zoom = affordable(run.zoom, run.prepared.shape)
@@ -343,6 +353,7 @@ class ScribbleSession:
             )
         strokes.values = features.at(strokes.pixels)
         strokes.seen = features.some(_SEEN)
+        self._said = features.said
         strokes.shape = features.shape
         self._changed = True
 
@@ -396,6 +407,7 @@ class ScribbleSession:
             np.concatenate([s.codes for s in known]),
             np.concatenate([s.seen[:: len(known)] for s in known if s.seen is not None]),
             self._plain,
+            self._said,
         )
         before = self.classifier.temperature if self.classifier is not None else 1.0
         self.classifier = dataclasses.replace(
@@ -450,11 +462,12 @@ def _joined(
     run: ImageRun, plane: EncodedPlane, projection: Projection, maps: np.ndarray
 ) -> PlaneFeatures:
     """Filters with what was encoded of a plane, or of a small copy of it."""
-    objects = None
-    if run.objects:
-        stack = plane.guide.reshape(_OBJECTS, -1, plane.guide.shape[1])
-        objects = Objects(stack, run.object_positions())
-    return plane_features(run.prepared.shape, plane.tokens, run.patches, projection, maps, objects)
+    heads = None
+    if run.heads:
+        stack = plane.guide.reshape(run.map_count, -1, plane.guide.shape[1])
+        heads = HeadMaps(stack, run.map_positions())
+    found = plane_features(run.prepared.shape, plane.tokens, run.patches, projection, maps, heads)
+    return dataclasses.replace(found, said=run.heads.get("semantic", 0))
 
 
 def _layout(image: ImageInput) -> tuple[int, ...]:

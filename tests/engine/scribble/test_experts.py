@@ -1,4 +1,4 @@
-"""The discriminant of smoothed intensities beside the forest."""
+"""What joins the forest: a discriminant of smoothed intensities, a network's own classes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from dinoscope.arrays.filters import FilterBank
 from dinoscope.engine.scribble.classifier import Classifier, Samples, calibrated, fit
+from dinoscope.engine.scribble.experts import SAY, Linear, Network, fit_linear, join
 from dinoscope.engine.scribble.features import PlaneFeatures, Projection, plain_columns
-from dinoscope.engine.scribble.linear import SAY, Linear, fit_linear
 from dinoscope.engine.scribble.persist import load_classifier, save_classifier
 from dinoscope.engine.scribble.predicting import predict
 from dinoscope.errors import InputError
@@ -83,9 +83,32 @@ def test_planes_are_predicted_as_single_pixels_are(classes: int, stride: int) ->
 
 def test_a_class_of_which_all_is_known_is_still_a_sum_of_one() -> None:
     linear = Linear(np.array([0]), np.zeros((1, 2), np.float32), np.zeros(2, np.float32), SAY)
-    joined = linear.joined(np.array([[1.0, 0.0]], np.float32), np.zeros((1, 1), np.uint8))
+    joined = join([linear], np.array([[1.0], [0.0]], np.float32), np.zeros((1, 1), np.uint8))
     assert joined.sum() == pytest.approx(1)
     assert joined[0, 0] > 0.99
+
+
+def test_a_network_overrules_a_forest_that_is_in_doubt_and_no_forest_learns_from_it() -> None:
+    """Two columns of noise, then what a head says of classes 1 to 3; strokes are of 1 and 3."""
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 2, 400)
+    values = rng.integers(0, 256, (400, 5)).astype(np.uint8)
+    values[:, 2:] = 10
+    values[np.arange(400), 2 + 2 * truth] = 235
+    codes = (1 + 2 * truth).astype(np.uint8)
+    classifier = fit(Samples(values[:200], codes[:200], values, (), 3))
+    assert classifier.network is not None
+    assert classifier.network.columns.tolist() == [2, 4]
+    assert classifier.forest.features.max() < 2
+    said = classifier.codes[classifier.probabilities(values[200:]).argmax(1)]
+    assert (said == codes[200:]).mean() > 0.95
+    alone = replace(classifier, network=None).probabilities(values[200:]).argmax(1)
+    assert (classifier.codes[alone] == codes[200:]).mean() < 0.7
+    maps = np.ascontiguousarray(values[200:].T).reshape(5, 10, 20)
+    plane = predict(classifier, PlaneFeatures((10, 20), 1, maps, 3)).labels
+    assert np.array_equal(plane.ravel(), said)
+    # A class that the head does not know: it has no say.
+    assert fit(Samples(values, np.where(truth, 4, 1).astype(np.uint8), None, (), 3)).network is None
 
 
 def test_calibration_holds_strokes_out_of_the_discriminant_too() -> None:
@@ -106,6 +129,11 @@ def test_it_is_kept_in_the_file(tmp_path: Path) -> None:
     assert np.allclose(back.probabilities(values), classifier.probabilities(values))
     save_classifier(tmp_path / "two", replace(classifier, linear=None), projection, {})
     assert load_classifier(tmp_path / "two.safetensors")[0].linear is None
+    network = Network(np.array([2, 3]))
+    save_classifier(tmp_path / "three", replace(classifier, network=network), projection, {})
+    again = load_classifier(tmp_path / "three.safetensors")[0].network
+    assert again is not None
+    assert again.columns.tolist() == [2, 3]
     assert classifier.linear is not None
     bad = replace(classifier.linear, offset=np.zeros(5, np.float32))
     save_classifier(tmp_path / "bad", replace(classifier, linear=bad), projection, {})

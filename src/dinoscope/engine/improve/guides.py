@@ -1,0 +1,132 @@
+"""Dense truths between the strokes, from what the fast loop says, and its areas of classes.
+
+A network that learns from a forest's probabilities smooths its mistakes away (distillation, Hinton
+et al. 2015, arXiv:1503.02531). Strokes lie well inside what they name, so a network that fits them
+draws thin classes too thick; the forest, whose leaves count classes by their area, does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from dinoscope.arrays.resample import resample, scaled_shape
+from dinoscope.engine.dataset import TrainingImage
+from dinoscope.engine.dense import Runner
+from dinoscope.engine.improve.baseline import FastLoop
+from dinoscope.engine.improve.material import AnnotatedPlane
+from dinoscope.engine.improve.training import Setting
+from dinoscope.models.heads import DenseHead
+from dinoscope.models.model import Model
+from dinoscope.tasks.base import IGNORE
+from dinoscope.types import Progress
+
+#: How often the classes of a plane are drawn: no single pixel's draw is learned by heart.
+DRAWS = 3
+#: A class's area is taken for no smaller share than this.
+_RAREST = 1e-4
+#: Steps in which areas are matched, how far each goes, and every how manyth pixel is looked at.
+_STEPS, _PACE, _STEP = 15, 0.7, 2
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What is said of every pixel of some planes.
+
+    `images` have the strokes that train as their truth, and nothing elsewhere; `maps` are
+    probabilities ``(K, Y, X)`` uint8, 255 being 1; `weights` (K,) how much a painted pixel of each
+    class counts, for the class's area.
+    """
+
+    images: tuple[TrainingImage, ...] = ()
+    maps: tuple[np.ndarray, ...] = ()
+    weights: tuple[float, ...] = ()
+
+    def guides(self, seed: int) -> list[TrainingImage]:
+        """The planes with classes drawn from what is said (see `guided`)."""
+        rng = np.random.default_rng(seed)
+        pairs = list(zip(self.images, self.maps, strict=True))
+        return [guided(image, maps, rng) for image, maps in pairs for _ in range(DRAWS)]
+
+    def areas(self) -> np.ndarray:
+        """``(K,)`` share of the pixels of each class, by the likeliest class."""
+        found = [np.bincount(m.argmax(0).ravel(), minlength=len(m)) for m in self.maps]
+        total = np.sum(found, 0)
+        return np.asarray(total / total.sum())
+
+
+def fast_teacher(
+    loop: FastLoop, planes: Sequence[AnnotatedPlane]
+) -> Generator[Progress, None, Teacher]:
+    """What a fitted fast loop says of planes with strokes."""
+    images, found = [], []
+    for plane in planes:
+        if "semantic" in plane.image.targets:
+            maps = yield from loop.probabilities(plane)
+            strokes = plane.image.targets["semantic"]
+            images.append(replace(plane.image, targets={"semantic": strokes}))
+            found.append(np.rint(255 * maps).astype(np.uint8))
+    return Teacher(tuple(images), tuple(found), tuple(loop.weights()))
+
+
+def match_areas(
+    model: Model, teacher: Teacher, setting: Setting
+) -> Generator[Progress, None, None]:
+    """Shift the semantic head's biases until classes have the areas that the teacher sees."""
+    head = model.heads["semantic"] if teacher.maps else None
+    if not isinstance(head, DenseHead):
+        return
+    logs = []
+    for number, image in enumerate(teacher.images):
+        yield Progress("prepare", number, len(teacher.images), message="areas of classes")
+        maps = _said(Runner(model, setting.device, setting.autocast), image, setting)
+        some = maps[:, ::_STEP, ::_STEP].reshape(len(maps), -1)
+        logs.append(np.log(np.maximum(some, _RAREST)))
+    whole = np.concatenate(logs, 1)
+    wanted = np.log(np.maximum(teacher.areas(), _RAREST))
+    shift = np.zeros(len(whole), np.float32)
+    for _ in range(_STEPS):
+        counts = np.bincount((whole + shift[:, None]).argmax(0), minlength=len(whole))
+        shift += _PACE * (wanted - np.log(np.maximum(counts / whole.shape[1], _RAREST)))
+    shift -= shift.mean()
+    each = torch.from_numpy(shift).repeat_interleave(4)  # a bias for each of four pixels
+    with torch.no_grad():
+        if head.out.bias is not None:
+            head.out.bias += each.to(head.out.bias)
+
+
+def _said(runner: Runner, image: TrainingImage, setting: Setting) -> np.ndarray:
+    """``(K, Y, X)`` float32 probabilities of a network."""
+    pixels = image.pixels.astype(np.float32)
+    shape = (pixels.shape[1], pixels.shape[2])
+    scaled = resample(pixels, scaled_shape(shape, setting.plan.zoom_of(image)))
+    runner.model.eval()
+    with torch.no_grad():
+        found = runner.dense_maps(scaled, ["semantic"])["semantic"]
+    return np.asarray(resample(found, shape).clip(0, 1))
+
+
+def guided(
+    image: TrainingImage, probabilities: np.ndarray, rng: np.random.Generator
+) -> TrainingImage:
+    """The same plane with a dense truth: drawn from probabilities, and the strokes.
+
+    On average, the loss of what is drawn is that of the probabilities themselves, and what is
+    unsure stays so.
+
+    Parameters
+    ----------
+    image : TrainingImage
+        With strokes.
+    probabilities : (K, Y, X) array
+        Of the semantic classes, of any scale.
+    """
+    below = np.cumsum(probabilities, 0, dtype=np.float32)
+    drawn = rng.random(below.shape[1:], np.float32) * below[-1]
+    truth = (drawn >= below[:-1]).sum(0).astype(np.uint8)
+    strokes = np.asarray(image.targets["semantic"])
+    truth = np.where(strokes != IGNORE, strokes, truth)
+    return replace(image, targets={"semantic": truth})
