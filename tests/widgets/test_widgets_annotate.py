@@ -234,8 +234,8 @@ def test_large_planes_begin_with_what_is_in_view(
     layer.data[10:20, 1500:1600] = 2
     layer.refresh()
     qtbot.waitUntil(lambda: right(panel))
-    regions = [j.payload["region"] for j in worker.jobs if j.kind == "annotate_preview"]
-    assert regions[0] == (0, 401, 0, 501)
+    (regions,) = [j.payload["regions"] for j in worker.jobs if j.kind == "annotate_preview"]
+    assert regions[0] == (0, 0, 401, 501)
     assert len(regions) == 5
 
 

@@ -195,13 +195,14 @@ def test_a_head_that_has_its_say_is_told_when_classes_change(
 
 
 def test_painting_comes_before_the_plan(
-    panel: AnnotatePanel, qtbot: Any, worker: FakeAnnotator, monkeypatch: pytest.MonkeyPatch
+    panel: AnnotatePanel, qtbot: Any, worker: FakeAnnotator
 ) -> None:
-    monkeypatch.setattr(worker, "play_improve_plan", lambda job: None)  # it takes its time
-    count = worker.count("improve_plan")
+    qtbot.waitUntil(lambda: worker.count("improve_plan") > 0 and panel.annotator.session.idle)
+    timer = panel.improver._plan_timer
+    timer.setInterval(4000)
     panel.improve.minutes.value = 7
-    qtbot.waitUntil(lambda: worker.count("improve_plan") == count + 1)
-    under_way = worker.last("improve_plan")
+    qtbot.waitUntil(timer.isActive)
+    qtbot.wait(800)  # far more than the timer is off
+    left = timer.remainingTime()
     paint(panel, 2, slice(20, 25), slice(45, 55))
-    qtbot.waitUntil(lambda: under_way.cancel_asked)
-    qtbot.waitUntil(lambda: worker.count("improve_plan") == count + 2)
+    qtbot.waitUntil(lambda: timer.remainingTime() > left)

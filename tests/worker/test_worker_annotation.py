@@ -16,6 +16,7 @@ from dinoscope.errors import InputError, MissingHeadError, OutputError
 from dinoscope.models.card import HeadSpec
 from dinoscope.models.checkpoint import load_model, save_model
 from dinoscope.types import ImageInput
+from dinoscope.widgets import _regions
 from dinoscope.worker.client import WorkerClient
 from dinoscope.worker.jobs import KINDS, JobContext, Tools
 from dinoscope.worker.protocol import Event
@@ -119,6 +120,24 @@ def test_a_model_that_knows_these_very_classes_has_its_say(worker: Worker, tmp_p
     assert shares["background", "cells"] == shares[()]
 
 
+def test_a_plane_in_the_panel_s_pieces_is_the_whole_plane(
+    worker: Worker, session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_regions, "WHOLE_PIXELS", 3000)
+    monkeypatch.setattr(_regions, "BLOCK_PX", 48)
+    strokes = [{"source": "s", "index": (0,), **BOTH}]
+    whole = worker.labels(session, strokes=strokes)
+    found = np.zeros_like(whole)
+    regions = _regions.pieces((SIDE, SIDE), (5, 20, 45, 80))
+    assert len(regions) == 10
+    worker.labels(session, regions=regions)
+    assert [p["region"] for p in worker.planes] == list(regions)
+    for plane in worker.planes:
+        y0, x0, y1, x1 = plane["region"]
+        found[y0:y1, x0:x1] = plane["labels"]
+    assert np.array_equal(found, whole)
+
+
 def test_preparing_ahead_makes_the_image_needless(worker: Worker, session: str) -> None:
     plane = {"session": session, "source": "s", "index": (1,)}
     first = worker("prepare", {"image": stripes()}, **plane)
@@ -147,7 +166,7 @@ def test_a_large_plane_has_first_labels_before_its_tokens(worker: Worker, sessio
     stroke = {"source": "large", "index": (), "pixels": painted, "codes": layer.ravel()[painted]}
     truth = np.where(columns < side // 2, 2, 1)
     region = (10, 20, 700, 768)
-    worker("preview", image, **plane, strokes=[stroke], region=region)
+    worker("preview", image, **plane, strokes=[stroke], regions=(region,))
     first, then = (np.asarray(p["labels"]) for p in worker.planes)
     assert (first == truth[10:700, 20:]).mean() > 0.9
     assert (then == truth[10:700, 20:]).mean() > 0.9
@@ -155,7 +174,7 @@ def test_a_large_plane_has_first_labels_before_its_tokens(worker: Worker, sessio
     other = str(worker("open", model="embedded", options=OPTIONS, codes=(1, 2))["session"])
     plane["session"] = other
     worker("prepare", image, **plane)
-    worker("preview", image, **plane, strokes=[stroke], region=region)
+    worker("preview", image, **plane, strokes=[stroke], regions=(region,))
     assert len(worker.planes) == 1
     assert np.array_equal(worker.planes[0]["labels"], then)
 
@@ -184,7 +203,7 @@ def test_a_first_look_forgets_pixels_that_have_changed(worker: Worker, session: 
 
 def test_a_region_is_that_part_of_the_whole(worker: Worker, session: str) -> None:
     whole = worker.labels(session, strokes=[{"source": "s", "index": (0,), **BOTH}])
-    part = worker.labels(session, region=(11, 40, 70, 200))
+    part = worker.labels(session, regions=[(11, 40, 70, 200)])
     assert part.shape == (59, SIDE - 40)
     assert np.array_equal(part, whole[11:70, 40:])
 

@@ -18,7 +18,7 @@ from dinoscope.widgets._client import Controller
 from dinoscope.widgets._jump import jump_to
 from dinoscope.widgets._keeper import Keeper
 from dinoscope.widgets._layers import Source, current_plane, show_plane, visible_region
-from dinoscope.widgets._regions import from_the_wire, pieces
+from dinoscope.widgets._regions import pieces
 from dinoscope.widgets._strokefollow import StrokeFollower, snapshot
 
 if TYPE_CHECKING:
@@ -329,7 +329,7 @@ class Annotator(QObject):
         if image is None or wish.generation != self._generation or image.scribbles is None:
             return
         index = tuple(int(i) for i in data["index"])
-        region = from_the_wire(data.get("region"))
+        region = data.get("region")
         shown = index == current_plane(self._viewer, image.source)
         for name, role in (("labels", "preview"), ("uncertainty", "uncertainty")):
             values = data.get(name)

@@ -15,7 +15,7 @@ from qtpy.QtCore import QObject, QTimer, Signal
 from dinoscope.errors import DinoscopeError, WorkerError
 from dinoscope.types import ImageInput
 from dinoscope.widgets._client import Controller, JobHandle
-from dinoscope.widgets._regions import Region, on_the_wire
+from dinoscope.widgets._regions import Region
 from dinoscope.widgets._strokebook import PlaneKey, StrokeBook, thinned
 
 #: A worker that dies on the same wish so often is not asked again.
@@ -81,7 +81,8 @@ class AnnotSession(QObject):
         self._sending: dict[PlaneKey, int] = {}
         self._wish: Wish | None = None
         self._now: Wish | None = None
-        self._left: list[Region | None] = []
+        #: Whether the job has sent labels that are not its first, rough ones.
+        self._shown = False
         self._job: JobHandle | None = None
         self._prepare: JobHandle | None = None
         self._prepared: set[PlaneKey] = set()
@@ -120,17 +121,17 @@ class AnnotSession(QObject):
             # The model's semantic head, which has its say, knows the classes by their old order.
             self.restart()
         self._wish = wish
-        self._left = []  # the rest of the older one is out of date
+        self._drop_rest()
         self._pump()
 
     def drop(self) -> None:
         """Want nothing any more."""
-        self._wish, self._left = None, []
+        self._wish = None
 
     @property
     def idle(self) -> bool:
         """Whether nothing is asked for or under way."""
-        return self._job is None and self._wish is None and not self._left
+        return self._job is None and self._wish is None
 
     def when_open(self, act: Callable[[], None]) -> None:
         """Do something that needs the session, now or as soon as there is one."""
@@ -147,7 +148,7 @@ class AnnotSession(QObject):
         """The panel goes away."""
         self._rest.stop()
         old = self.session
-        self._wish, self._left, self._waiting = None, [], []
+        self._wish, self._waiting = None, []
         for job in (self._job, self._prepare):
             if job is not None:
                 job.silence()
@@ -193,7 +194,7 @@ class AnnotSession(QObject):
     def _pump(self) -> None:
         if self._job is not None:
             return
-        needed = self._wish or self._left or self._waiting or self._prepare_next
+        needed = self._wish or self._waiting or self._prepare_next
         if not self.session:
             if needed:
                 self._open()
@@ -203,10 +204,7 @@ class AnnotSession(QObject):
             act()
         if self._wish is not None:
             self._now, self._wish = self._wish, None
-            self._left = list(self._now.regions)
-            self._send(first=True)
-        elif self._left:
-            self._send(first=False)
+            self._send(self._now)
         elif self._prepare_next and self._prepare is None:
             self._send_prepare()
 
@@ -232,20 +230,17 @@ class AnnotSession(QObject):
         self._prepared.clear()
         self.opened.emit(data)
 
-    def _send(self, *, first: bool) -> None:
-        wish = self._now
-        if wish is None:
-            return
-        region = self._left.pop(0)
+    def _send(self, wish: Wish) -> None:
+        self._shown = False
         payload = {
             "session": self.session,
             "source": wish.key,
             "index": wish.index,
-            "region": on_the_wire(region),
+            "regions": wish.regions,
             "want": wish.want,
             "strokes": self.stroke_values(),
         }
-        if first and not self._prepared.intersection({(wish.key, wish.index)}):
+        if not self._prepared.intersection({(wish.key, wish.index)}):
             self.busy.emit("Looking at the image …")
         job = self._job = self._controller.submit(
             "annotate_preview", payload, {"image": wish.image}
@@ -256,8 +251,17 @@ class AnnotSession(QObject):
         job.finished.connect(self._on_finished)
 
     def _on_plane(self, data: Mapping[str, Any]) -> None:
+        # Only now is all of the image known to the worker, so that nothing is lost by a cancel.
+        self._shown = not data.get("rough")
         if self._now is not None:
             self.arrived.emit(self._now, data)
+        self._drop_rest()
+
+    def _drop_rest(self) -> None:
+        """The rest of a preview is out of date where a newer one is wanted."""
+        if self._wish is not None and self._job is not None and self._shown:
+            self._shown = False
+            self._job.cancel()
 
     def _on_done(self, data: Mapping[str, Any]) -> None:
         self._tries = 0
@@ -266,9 +270,8 @@ class AnnotSession(QObject):
         wish = self._now
         if wish is not None:
             self._prepared.add((wish.key, wish.index))
-            if not self._left:
-                self.completed.emit(wish)
-                self._rest.start()
+            self.completed.emit(wish)
+            self._rest.start()
         self.busy.emit("")
 
     def _ask_numbers(self) -> None:
@@ -282,7 +285,6 @@ class AnnotSession(QObject):
     def _on_failed(self, error: DinoscopeError) -> None:
         """A worker that knows nothing of us was started anew: tell it all, once."""
         self._sending = {}
-        self._left = []
         stale = isinstance(error, WorkerError) or "session" in str(error)
         wish = self._wish or self._now
         if stale:
@@ -336,4 +338,4 @@ class AnnotSession(QObject):
         self.info = {}
         self._sent.clear()
         self._prepared.clear()
-        self._left = []
+        self._shown = False

@@ -85,12 +85,8 @@ class Improver(QObject):
             self._plan_timer.start()
 
     def _on_strokes(self) -> None:
-        """Somebody paints: previews come first, a plan is made in the next pause."""
-        if self._plan_job is not None and self._plan_job.running:
-            self._plan_job.cancel()
-            self._planned_for = ()
-            self._plan_timer.start()
-        elif self._plan_timer.isActive():
+        """Somebody paints: a plan is made in the next pause."""
+        if self._plan_timer.isActive():
             self._plan_timer.start()
 
     def _plan_basis(self) -> tuple[Any, ...]:

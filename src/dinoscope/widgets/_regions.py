@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import product
 
-#: ``(y0, x0, y1, x1)`` as elsewhere in the panels, ends excluded.
+#: ``(y0, x0, y1, x1)`` as elsewhere in the panels and in the jobs, ends excluded.
 Region = tuple[int, int, int, int]
 
 #: Planes up to this size are predicted in one piece.
@@ -51,22 +50,6 @@ def pieces(shape: tuple[int, int], seen: Region | None) -> tuple[Region | None, 
         blocks = [block for block in blocks if not _inside(block, first[0])]
     blocks.sort(key=lambda block: _distance(block, middle))
     return (*first, *blocks)
-
-
-def on_the_wire(region: Region | None) -> tuple[int, int, int, int] | None:
-    """As the jobs of annotating have it: ``(y0, y1, x0, x1)``."""
-    if region is None:
-        return None
-    y0, x0, y1, x1 = region
-    return y0, y1, x0, x1
-
-
-def from_the_wire(region: Sequence[int] | None) -> Region | None:
-    """The other way round."""
-    if region is None:
-        return None
-    y0, y1, x0, x1 = map(int, region)
-    return y0, x0, y1, x1
 
 
 def _area(region: Region) -> int:

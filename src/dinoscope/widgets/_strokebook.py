@@ -16,7 +16,7 @@ import numpy as np
 PlaneKey = tuple[str, tuple[int, ...]]
 
 #: Of a class that fills more pixels than this only an even share goes to the classifier.
-PIXELS_OF_A_CLASS = 200_000
+PIXELS_OF_A_CLASS = 20_000
 
 
 @dataclass(frozen=True)

@@ -12,20 +12,22 @@ annotate_…         payload (defaults in brackets)                   data of ``
 =================  ===============================================  ===============================
 open               ``model``, ``options`` [AnnotateOptions],        ``session``, ``model``,
                    ``codes`` [any], ``classifier`` [none]: a file,  ``model_hash``, ``embed_dim``,
-                   ``allow_download`` [False]                       ``classes``, ``notes``
+                   ``allow_download`` [False]                       ``own_classes``, ``classes``,
+                                                                    ``notes``
 prepare            ``session``, ``source``, ``index``;              ``seconds``, ``cached``,
                    image ``image``                                  ``shape``, ``zoom``
 strokes            ``session``, ``source``, ``index``,              ``count``
                    ``pixels``, ``codes``: all of that plane
-preview            ``session``, ``source``, ``index``, ``region``   plane (twice where the plane is
-                   [all], ``want`` [labels], ``strokes`` [none]:    new: first labels, then those
-                   dicts as above; image ``image`` where not        of all tokens): ``source``,
-                   prepared, others by their source                 ``index``, ``region``,
-                                                                    ``labels``, ``uncertainty``,
+preview            ``session``, ``source``, ``index``,              plane, for each region (before,
+                   ``regions`` [all], ``want`` [labels],            where the plane is new,
+                   ``strokes`` [none]: dicts as above; image        ``rough`` ones): ``source``,
+                   ``image`` where not prepared, others by their    ``index``, ``region``,
+                   source                                           ``labels``, ``uncertainty``,
                                                                     ``probabilities``; done:
                                                                     ``seconds``, ``classes``,
-                                                                    ``ece``, ``temperature``,
-                                                                    ``accuracy_heldout``, ``notes``
+                                                                    ``notes``
+numbers            ``session``                                      ``ece``, ``temperature``,
+                                                                    ``accuracy_heldout``
 next               ``session``, ``sources``: indices by source,     ``source`` (or None),
                    ``all`` [False]: also planes that must be        ``index``, ``y``, ``x``,
                    encoded, ``visited`` [none]: ``(source, index,   ``score``
@@ -123,10 +125,11 @@ def preview(context: JobContext) -> Steps:
         )
     seconds: dict[str, float] = {}
     clock = time.perf_counter()
-    image, region = _image(context, source, "image"), payload.get("region")
-    first = yield from session.rough(source, index, image, region, want)
+    image = _image(context, source, "image")
+    regions = payload.get("regions") or (None,)
+    first = yield from session.rough(source, index, image, regions[0], want)
     if first is not None:
-        yield _labels(first, source, index, region)
+        yield _labels(first, source, index, regions[0], rough=True)
     features = yield from session.features(source, index, image)
     for place in session.unread():
         image = context.images.get(place[0])
@@ -136,10 +139,12 @@ def preview(context: JobContext) -> Steps:
     clock = time.perf_counter()
     session.fit(calibrate=want != ("labels",))
     seconds["fit"] = time.perf_counter() - clock
-    clock = time.perf_counter()
-    found = session.predict(source, index, features, region, want)
-    seconds["predict"] = time.perf_counter() - clock
-    yield _labels(found, source, index, region)
+    seconds["predict"] = 0.0
+    for region in regions:
+        clock = time.perf_counter()
+        found = session.predict(source, index, features, region, want)
+        seconds["predict"] += time.perf_counter() - clock
+        yield _labels(found, source, index, region)
     return {
         "seconds": seconds,
         "classes": _codes(session),
@@ -157,8 +162,10 @@ def numbers(context: JobContext) -> Mapping[str, Any]:
     }
 
 
-def _labels(found: Prediction, source: str, index: Index, region: Any) -> Event:
-    data: dict[str, Any] = {"source": source, "index": index, "region": region}
+def _labels(
+    found: Prediction, source: str, index: Index, region: Any, *, rough: bool = False
+) -> Event:
+    data: dict[str, Any] = {"source": source, "index": index, "region": region, "rough": rough}
     data["labels"] = found.labels
     if found.uncertainty is not None:
         data["uncertainty"] = found.uncertainty

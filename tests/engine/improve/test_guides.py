@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from tests.engine.improve.conftest import drive
 from tests.engine.improve.test_warm import painted, setting
 
 from dinoscope.engine.dense import Runner
-from dinoscope.engine.improve.guides import Teacher, match_areas
+from dinoscope.engine.improve.guides import Teacher, match_areas, shifts_for
 from dinoscope.models.model import Model
 
 
@@ -20,8 +21,8 @@ def teacher(share: float) -> Teacher:
         shape = image.pixels.shape[1:]
         second = np.zeros(shape, np.uint8)
         second[: round(share * shape[0])] = 200
-        maps.append(np.stack([255 - second, second]))
-    return Teacher(images, tuple(maps), (1.0, 0.5))
+        maps.append(np.stack([255 - second, second, np.zeros_like(second)]))
+    return Teacher(images, tuple(maps), (1.0, 0.5, 1.0))
 
 
 def share_of(model: Model, told: Teacher) -> float:
@@ -30,10 +31,12 @@ def share_of(model: Model, told: Teacher) -> float:
     runner = Runner(model.eval(), own.device, own.autocast)
     with torch.no_grad():
         maps = [runner.dense_maps(i.pixels.astype(np.float32), ["semantic"]) for i in told.images]
-    return float(np.mean([m["semantic"].argmax(0).mean() for m in maps]))
+    return float(np.mean([(m["semantic"].argmax(0) == 1).mean() for m in maps]))
 
 
 def test_classes_get_the_areas_that_the_teacher_sees(full_model: Model) -> None:
+    with torch.no_grad():  # random weights say much the same everywhere
+        full_model.heads["semantic"].out.weight *= 30  # type: ignore[union-attr, operator]
     for share in (0.1, 0.3, 0.8):
         told = teacher(share)
         assert abs(told.areas()[1] - share) < 0.01
@@ -54,8 +57,17 @@ def test_guides_are_dense_and_each_draw_differs() -> None:
     told = teacher(0.5)
     first, second, *_ = told.guides(0)
     truths = [np.asarray(g.targets["semantic"]) for g in (first, second)]
-    assert all(set(np.unique(t)) == {0, 1} for t in truths)
+    assert all(set(np.unique(t)) == {0, 1} for t in truths)  # class 2 is never said
     assert not np.array_equal(*truths)
     strokes = np.asarray(told.images[0].targets["semantic"])
     known = strokes != 255
     assert np.array_equal(truths[0][known], strokes[known])
+
+
+@pytest.mark.parametrize("areas", [(0.5, 0.3, 0.2), (0.05, 0.9, 0.05), (0.6, 0.4, 0.0)])
+def test_shifts_give_classes_their_areas(areas: tuple[float, ...]) -> None:
+    rng = np.random.default_rng(0)
+    logs = rng.normal([[0.0], [1.0], [-2.0]], [[1.0], [0.2], [2.0]], (3, 20_000))
+    shift = shifts_for(logs, np.array(areas))
+    found = np.bincount((logs + shift[:, None]).argmax(0), minlength=3) / 20_000
+    assert np.abs(found - areas).max() < 0.01
