@@ -26,12 +26,13 @@ from dinoscope.types import Progress
 
 #: How often the classes of a plane are drawn: no single pixel's draw is learned by heart.
 DRAWS = 3
-#: A class's area is taken for no smaller share than this.
-_RAREST = 1e-4
+#: A probability is taken for no smaller than this.
+_LEAST = 1e-7
 #: How often each class's area is matched, and how many pixels are looked at.
 _ROUNDS, _LOOKED_AT = 6, 200_000
-#: Every how manyth row and column of a plane is looked at.
-_STEP = 2
+#: Every how manyth row and column of a plane is looked at: odd, as a head has outputs of their own
+#: for even and odd pixels.
+_STEP = 3
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def match_areas(
         yield Progress("prepare", number, len(teacher.images), message="areas of classes")
         maps = _said(Runner(model, setting.device, setting.autocast), image, setting)
         some = maps[:, ::_STEP, ::_STEP].reshape(len(maps), -1)
-        logs.append(np.log(np.maximum(some, _RAREST)))
+        logs.append(np.log(np.maximum(some, _LEAST)))
     whole = np.concatenate(logs, 1)
     whole = whole[:, :: max(1, whole.shape[1] // _LOOKED_AT)]
     shift = shifts_for(whole, teacher.areas())
