@@ -28,16 +28,16 @@ class Hand:
         self._viewer, self._layer = viewer, layer
         self.canvas = viewer.window._qt_viewer.canvas.native
 
-    def at(self, row: float, column: float) -> QPoint:
-        """Where a pixel of the layer is on the canvas."""
-        world = np.asarray(self._layer.data_to_world((row, column)))
+    def at(self, *place: float) -> QPoint:
+        """Where a pixel of the layer, ``(…, Y, X)``, is on the canvas."""
+        world = np.asarray(self._layer.data_to_world(place))[-2:]
         camera = self._viewer.scene.camera
         off = (world - np.asarray(camera.center[-2:])) * camera.zoom
         ratio = self.canvas.devicePixelRatioF()
         height, width = self.canvas.height(), self.canvas.width()
         return QPoint(round(width / 2 + off[1] / ratio), round(height / 2 + off[0] / ratio))
 
-    def stroke(self, corners: Sequence[tuple[float, float]], *, steps: int = 8) -> list[float]:
+    def stroke(self, corners: Sequence[tuple[float, ...]], *, steps: int = 8) -> list[float]:
         """Press, move along the corners, release; returns seconds from each move to its repaint."""
         seconds = []
         QTest.mouseMove(self.canvas, self.at(*corners[0]))

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dinoscope.arrays.axes import read_plane
-from dinoscope.arrays.files import image_stem, read_image
+from dinoscope.arrays.files import image_stem, let_go, read_image
 from dinoscope.errors import AxesError, InputError, UsageError
 
 GREY = np.random.default_rng(0).integers(0, 255, (12, 17)).astype(np.uint8)
@@ -153,3 +153,18 @@ def test_a_truncated_array_is_an_error(tmp_path: Path) -> None:
 )
 def test_the_stem_of_an_image(name: str, stem: str) -> None:
     assert image_stem(name) == stem
+
+
+@pytest.mark.parametrize("mode", ["r", "r+", "c"])
+def test_what_a_mapped_file_holds_and_what_was_changed_outlive_letting_go(
+    mode: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "stack.npy"
+    np.save(path, np.arange(200_000, dtype=np.uint16))
+    mapped = np.load(path, mmap_mode=mode)  # type: ignore[call-overload]
+    if mode != "r":
+        mapped[7] = 60_000
+    let_go(mapped)
+    assert int(mapped[7]) == (7 if mode == "r" else 60_000)
+    assert int(mapped[-1]) == 199_999 % 65_536
+    let_go(np.zeros(3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from dinoscope.arrays.tables import write_table
 from dinoscope.errors import AxesError, DinoscopeError, InputError
 from dinoscope.types import ArrayLike, ImageInput
 
-__all__ = ["PlaneWriter", "image_stem", "read_image", "write_image", "write_table"]
+__all__ = ["PlaneWriter", "image_stem", "let_go", "read_image", "write_image", "write_table"]
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
 #: What `read_image` opens, for messages and for listing folders.
@@ -173,3 +174,10 @@ def _axes_hint(shape: tuple[int, ...]) -> str:
     plain = {3: "ZYX (or TYX, CYX)", 4: "ZCYX (or TCYX)", 5: "TZCYX"}
     known = colour if shape and shape[-1] in (3, 4) else plain
     return f"Say them in the order of the shape, for example --axes {known.get(len(shape), 'YX')}"
+
+
+def let_go(pixels: Any) -> None:
+    """Give back the memory that a file mapped to be read takes; it is read again when looked at."""
+    mapped = getattr(pixels, "_mmap", None)
+    if isinstance(pixels, np.memmap) and pixels.mode == "r" and hasattr(mapped, "madvise"):
+        mapped.madvise(mmap.MADV_DONTNEED)  # type: ignore[union-attr]

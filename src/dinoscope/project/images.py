@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dinoscope.arrays.files import write_image
+from dinoscope.arrays.files import let_go, write_image
 from dinoscope.arrays.output import replacing
 from dinoscope.errors import DinoscopeError, InputError
 from dinoscope.project.references import ImageRef, make_reference, open_checked
@@ -86,6 +86,7 @@ class ProjectImages(ABC):
             break
         else:
             raise InputError(f"image {image.name!r} is not the {reference.name!r} of the project")
+        let_go(image.data)
         kept = {"kept": f"{IMAGES}/{path.name}"}
         self._set_source(ImageRef.from_json(reference.to_json() | kept))
         return path

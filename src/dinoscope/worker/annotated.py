@@ -27,7 +27,7 @@ from dinoscope.types import ImageInput, Progress
 from dinoscope.worker.jobs import JobContext
 
 #: Tokens in memory, in MB: 150 planes of 1024² of a ViT-S.
-_TOKENS_MB = 300
+_TOKENS_MB = 150
 #: Planes whose instance maps are kept.
 _KEPT_MAPS = 4
 
