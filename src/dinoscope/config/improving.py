@@ -25,7 +25,7 @@ class ImproveOptions:
         False, "Also learn from planes without annotations, where that helps on validation."
     )
     guide: bool = option(
-        True, "Also learn, beside the strokes, what the fast loop is sure of between them."
+        True, "Also learn, beside the strokes, what the fast loop says between them."
     )
     learning_rate: float = option(1e-3, "Peak learning rate.", low=1e-7, high=1)
     batch_size: int = option(8, "Crops in a step.", low=1, high=4096)
