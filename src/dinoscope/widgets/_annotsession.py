@@ -251,8 +251,12 @@ class AnnotSession(QObject):
         job.finished.connect(self._on_finished)
 
     def _on_plane(self, data: Mapping[str, Any]) -> None:
-        # Only now is all of the image known to the worker, so that nothing is lost by a cancel.
-        self._shown = not data.get("rough")
+        if not data.get("rough") and self._now is not None:
+            # All of image and strokes is known to the worker now: nothing is lost by a cancel.
+            self._shown = True
+            self._prepared.add((self._now.key, self._now.index))
+            self._sent.update(self._sending)
+            self._sending = {}
         if self._now is not None:
             self.arrived.emit(self._now, data)
         self._drop_rest()
@@ -265,11 +269,8 @@ class AnnotSession(QObject):
 
     def _on_done(self, data: Mapping[str, Any]) -> None:
         self._tries = 0
-        self._sent.update(self._sending)
-        self._sending = {}
         wish = self._now
         if wish is not None:
-            self._prepared.add((wish.key, wish.index))
             self.completed.emit(wish)
             self._rest.start()
         self.busy.emit("")

@@ -26,7 +26,7 @@ from dinoscope.models.folders import cache_dir
 from dinoscope.types import ImageInput, Progress
 from dinoscope.worker.jobs import JobContext
 
-#: Tokens in memory, in MB: 150 planes of 1024² of a ViT-S.
+#: Tokens in memory, in MB: 75 planes of 1024² of a ViT-S.
 _TOKENS_MB = 150
 #: Planes whose instance maps are kept.
 _KEPT_MAPS = 4

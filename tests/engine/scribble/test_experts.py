@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dinoscope.arrays.filters import FilterBank
-from dinoscope.engine.scribble.classifier import Classifier, Samples, calibrated, fit
+from dinoscope.engine.scribble.classifier import Samples, calibrated, fit
 from dinoscope.engine.scribble.experts import SAY, Linear, Network, fit_linear, join
 from dinoscope.engine.scribble.features import PlaneFeatures, Projection, plain_columns
 from dinoscope.engine.scribble.persist import load_classifier, save_classifier
@@ -150,8 +150,3 @@ def test_columns_are_those_of_smoothed_intensities() -> None:
         assert ("channel 2 1" in names) == (channels == 3)
         assert not any(n.endswith((" 8", " 16")) for n in names)
     assert plain_columns(None, 3) == ()
-    assert isinstance(fit(Samples(*_one_class())), Classifier)
-
-
-def _one_class() -> tuple[np.ndarray, np.ndarray, None, tuple[int, ...]]:
-    return np.zeros((3, 4), np.uint8), np.ones(3, np.uint8), None, (0, 1)

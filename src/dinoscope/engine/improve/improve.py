@@ -275,7 +275,7 @@ def _stages(
                     setting = setting.with_loss("semantic", stroke_weights=weights)
                 if weights and validate:
                     validate.weights = weights
-            guides = teacher.guides(setting.options.seed)
+                guides = teacher.guides(setting.options.seed)
             steps = setting.options.steps
             limit = None if steps is not None else seconds * share * own
             checkpoint = notebook.checkpoint(prefix + name)

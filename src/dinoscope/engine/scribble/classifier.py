@@ -166,7 +166,6 @@ def calibrated(
     samples : Samples
         What it was fitted on.
     strokes : (n,) integer array
-        (A network has seen all strokes; what it says of them tells nothing, so it is left out.)
         The number of the stroke that each pixel belongs to. Where they are too few to hold some
         out, nothing is known: the temperature is 1.
     trees : int
