@@ -74,3 +74,32 @@ def test_a_batch_says_which_rows_have_which_truth() -> None:
     assert rows["instance"] == rows["semantic"]
     assert rows["instance"].isdisjoint(rows["depth"])
     assert rows["instance"] | rows["depth"] == set(range(12))
+
+
+def test_a_crop_is_the_same_whatever_lies_around_it() -> None:
+    """Only the part of a large image that a crop comes from is looked at."""
+    rng = np.random.default_rng(0)
+    still = Augmentation(geometry=False, intensity=0.0)
+    for side in (64, 65, 300):
+        pixels = rng.random((3, side, side)).astype(np.float16)
+        truth = rng.integers(0, 3, (side, side)).astype(np.uint8)
+        image = TrainingImage("a", "a", pixels, {"semantic": truth}, None)
+        crop, targets = make_crop(image, np.random.default_rng(1), 48, 1.0, still, None)
+        places = [
+            (y, x)
+            for y in range(side - 47)
+            for x in range(side - 47)
+            if np.array_equal(truth[y : y + 48, x : x + 48], targets["semantic"])
+        ]
+        (place,) = places
+        # At places between pixels: the mean of neighbours, no further than those apart.
+        own = pixels[:, place[0] : place[0] + 48, place[1] : place[1] + 48].astype(np.float32)
+        assert np.corrcoef(own.ravel(), crop.ravel())[0, 1] > 0.4
+
+
+def test_crops_larger_than_their_image_reflect_it() -> None:
+    still = Augmentation(geometry=False, intensity=0.0)
+    pixels = np.random.default_rng(0).random((3, 40, 200)).astype(np.float16)
+    image = TrainingImage("a", "a", pixels, {}, None)
+    crop, _ = make_crop(image, np.random.default_rng(1), 56, 1.0, still, None)
+    assert np.allclose(crop[:, :8], crop[:, 15:7:-1], atol=1e-3)

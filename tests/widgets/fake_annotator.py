@@ -126,13 +126,14 @@ class FakeAnnotator(FakeClient):
         known = sorted(values)
         means = np.array([np.concatenate(values[code]).mean() for code in known])
         plane = self._plane(source, index)
-        for region in payload["regions"]:
+        steps = [(None, 4)] if payload["overview"] else []
+        for region, step in steps + [(region, 1) for region in payload["regions"]]:
             y0, x0, y1, x1 = region or (0, 0, *plane.shape)
-            far = np.abs(plane[y0:y1, x0:x1, None] - means)
+            far = np.abs(plane[y0:y1:step, x0:x1:step, None] - means)
             data: dict[str, Any] = {"labels": np.array(known, np.uint8)[far.argmin(axis=2)]}
             if "uncertainty" in payload["want"]:
                 data["uncertainty"] = np.full(data["labels"].shape, 90, np.uint8)
-            job.send("plane", source=source, index=index, region=region, **data)
+            job.send("plane", source=source, index=index, region=region, step=step, **data)
         job.done(
             seconds={"fit": 0.01, "predict": 0.01},
             classes=tuple(known),

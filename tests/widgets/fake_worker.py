@@ -57,6 +57,9 @@ class FakeJob:
         self.cancel_asked = True
         self.send("cancelled")
 
+    def withdraw(self) -> None:
+        self.cancel()
+
     def send(self, kind: str, **data: Any) -> None:
         if self.over:
             return

@@ -20,6 +20,7 @@ from tests.widgets.annotating import (
 from tests.widgets.fake_annotator import FakeAnnotator
 
 from dinoscope.errors import WorkerError
+from dinoscope.widgets import _regions
 
 
 @pytest.fixture
@@ -237,6 +238,33 @@ def test_large_planes_begin_with_what_is_in_view(
     (regions,) = [j.payload["regions"] for j in worker.jobs if j.kind == "annotate_preview"]
     assert regions[0] == (0, 0, 401, 501)
     assert len(regions) == 5
+
+
+def test_a_large_plane_in_view_is_labelled_coarsely_at_first(
+    viewer: Any,
+    open_annotate: Any,
+    qtbot: Any,
+    worker: FakeAnnotator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_regions, "OVERVIEW_PIXELS", 30 * 30)
+    monkeypatch.setattr(_regions, "WHOLE_PIXELS", 30 * 30)
+    monkeypatch.setattr(_regions, "BLOCK_PX", 20)
+    panel = open_annotate()
+    seen: list[tuple[Any, np.ndarray]] = []
+    panel.annotator.session.arrived.connect(
+        lambda wish, data: seen.append((data["step"], preview(panel).copy()))
+    )
+    two_strokes(panel)
+    qtbot.waitUntil(lambda: right(panel) and panel.annotator.is_fresh())
+    assert [step for step, _ in seen[-10:]] == [4] + [1] * 9
+    # Before any piece is there, each pixel has the label of the nearest one that was looked at.
+    coarse = seen[-10][1]
+    place = panel.image.placement.shape
+    assert coarse.shape == place
+    assert set(np.unique(coarse)) == {1, 2}
+    wrong = (coarse != np.where(np.arange(place[1]) < place[1] // 2, 1, 2)).any(0)
+    assert wrong.sum() < 4
 
 
 def test_layers_may_be_renamed_hidden_moved_and_removed(

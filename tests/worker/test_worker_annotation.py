@@ -12,6 +12,7 @@ import tifffile
 import torch
 
 from dinoscope.config import AnnotateOptions
+from dinoscope.engine.scribble import features
 from dinoscope.errors import InputError, MissingHeadError, OutputError
 from dinoscope.models.card import HeadSpec
 from dinoscope.models.checkpoint import load_model, save_model
@@ -136,6 +137,22 @@ def test_a_plane_in_the_panel_s_pieces_is_the_whole_plane(
         y0, x0, y1, x1 = plane["region"]
         found[y0:y1, x0:x1] = plane["labels"]
     assert np.array_equal(found, whole)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_an_overview_comes_first_and_is_every_few_pixels_of_the_plane(
+    stride: int, worker: Worker, session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "stride_for", lambda shape: stride)
+    strokes = [{"source": "s", "index": (0,), **BOTH}]
+    want = ("labels", "uncertainty")
+    worker.labels(session, strokes=strokes, overview=True, want=want)
+    first, whole = worker.planes
+    step = first["step"]
+    assert (step, whole["step"]) == (2 * stride, 1)
+    assert first["region"] is None
+    assert first["uncertainty"].shape == first["labels"].shape == (SIDE // step, SIDE // step)
+    assert np.array_equal(first["labels"], whole["labels"][::step, ::step])
 
 
 def test_preparing_ahead_makes_the_image_needless(worker: Worker, session: str) -> None:

@@ -484,6 +484,23 @@ def test_a_job_that_does_not_obey_is_killed_within_a_second_and_the_next_one_wor
     assert events.kinds == ["cancelled"]
 
 
+def test_a_withdrawn_job_ends_at_its_next_step_and_the_worker_stays(client: WorkerClient) -> None:
+    job = begun(client, "steps", {"count": 3, "step_s": 1.5 * CANCEL_GRACE_S})
+    pid = client.pid
+    job.withdraw()
+    assert job.wait(20).kind == "cancelled"
+    assert client.submit("facts").wait(20).data["pid"] == pid
+
+
+def test_a_withdrawn_job_can_still_be_cancelled(client: WorkerClient) -> None:
+    job = begun(client, "stubborn")
+    pid = client.pid
+    job.withdraw()
+    job.cancel()
+    assert job.wait(20).kind == "cancelled"
+    assert client.submit("facts").wait(20).data["pid"] != pid
+
+
 def test_a_job_that_waits_is_cancelled_at_once_without_harm_to_the_one_that_runs(
     client: WorkerClient,
 ) -> None:

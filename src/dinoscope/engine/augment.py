@@ -54,15 +54,16 @@ def make_crop(
         Pixels ``(3, crop_px, crop_px)`` float32 and each task's target.
     """
     scale = zoom * 2 ** _octaves(rng, augmentation)
-    grid = _sampling_grid(image, rng, crop_px, scale, augmentation)
-    pixels = _sample(image.pixels.astype(np.float32), grid, "bilinear")
+    places = _places(image, rng, crop_px, scale, augmentation)
+    window, grid = _windowed(places, image.pixels.shape[-2:])
+    pixels = _sample(image.pixels[:, *window].astype(np.float32), grid, "bilinear")
     log_size = None
     if image.diameter_px and target_diameter:
         log_size = float(np.log2(image.diameter_px * scale / target_diameter))
     targets: dict[str, np.ndarray] = {}
     for name, truth in image.targets.items():
         if isinstance(truth, np.ndarray):
-            sampled = _sample(truth[None].astype(np.float32), grid, "nearest")[0]
+            sampled = _sample(truth[None, *window].astype(np.float32), grid, "nearest")[0]
             kind = np.int32 if name == "instance" else truth.dtype
             targets[name] = task(name).targets(sampled.astype(kind), log_size)
         else:
@@ -78,14 +79,15 @@ def _octaves(rng: np.random.Generator, augmentation: Augmentation) -> float:
     return float(rng.triangular(-augmentation.scale_jitter, 0, augmentation.scale_jitter))
 
 
-def _sampling_grid(
+def _places(
     image: TrainingImage,
     rng: np.random.Generator,
     crop_px: int,
     scale: float,
     augmentation: Augmentation,
-) -> torch.Tensor:
-    """Where in the image each crop pixel comes from, ``(1, crop, crop, 2)`` for `grid_sample`."""
+) -> np.ndarray:
+    """Where in the image each crop pixel comes from: ``(2, crop, crop)`` rows and columns, in which
+    the first pixel reaches from 0 to 1."""
     height, width = image.pixels.shape[-2:]
     matrix = np.eye(2)
     if augmentation.geometry:
@@ -111,8 +113,26 @@ def _sampling_grid(
     yy, xx = np.meshgrid(offsets, offsets, indexing="ij")
     rows = matrix[0, 0] * yy + matrix[0, 1] * xx + centre[0]
     columns = matrix[1, 0] * yy + matrix[1, 1] * xx + centre[1]
-    grid = np.stack([columns / width * 2 - 1, rows / height * 2 - 1], -1)
-    return torch.from_numpy(grid.astype(np.float32))[None]
+    return np.stack([rows, columns])
+
+
+def _windowed(
+    places: np.ndarray, shape: tuple[int, int]
+) -> tuple[tuple[slice, slice], torch.Tensor]:
+    """The part of an image that a crop comes from, and the places in it for `grid_sample`.
+
+    All of the image where the crop reaches beyond it: what lies there is reflected.
+    """
+    low = [int(v) - 2 for v in places.min((1, 2))]
+    high = [int(v) + 3 for v in places.max((1, 2))]
+    if min(low) < 0 or high[0] > shape[0] or high[1] > shape[1]:
+        low, high = [0, 0], list(shape)
+    rows, columns = (
+        (at - first) / (end - first) * 2 - 1
+        for at, first, end in zip(places, low, high, strict=True)
+    )
+    grid = torch.from_numpy(np.stack([columns, rows], -1).astype(np.float32))[None]
+    return (slice(low[0], high[0]), slice(low[1], high[1])), grid
 
 
 def _prefer_objects(

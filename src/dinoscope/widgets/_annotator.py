@@ -18,7 +18,7 @@ from dinoscope.widgets._client import Controller
 from dinoscope.widgets._jump import jump_to
 from dinoscope.widgets._keeper import Keeper
 from dinoscope.widgets._layers import Source, current_plane, show_plane, visible_region
-from dinoscope.widgets._regions import pieces
+from dinoscope.widgets._regions import pieces, wants_overview
 from dinoscope.widgets._strokefollow import StrokeFollower, snapshot
 
 if TYPE_CHECKING:
@@ -271,9 +271,10 @@ class Annotator(QObject):
             return False
         place = self.current.key, current_plane(self._viewer, self.current.source)
         waiting = any(follower.waiting for follower in self._followers.values())
-        return not waiting and self._fresh.get(place) == self._state()
+        return not waiting and self._fresh.get(place) == self.state
 
-    def _state(self) -> tuple[Any, ...]:
+    @property
+    def state(self) -> tuple[Any, ...]:
         """What a preview depends on."""
         return (self.version, self._generation, self.want, self.session.model)
 
@@ -288,7 +289,7 @@ class Annotator(QObject):
         seen_at_all = self.show_preview or "uncertainty" in self.want
         if image.source.layer not in self._viewer.layers or not seen_at_all:
             return
-        state = self._state()
+        state = self.state
         if self._fresh.get((image.key, index)) == state:
             return
         if self.classes_painted < 2:
@@ -299,14 +300,14 @@ class Annotator(QObject):
             seen = visible_region(self._viewer, image.source)
         except DinoscopeError:
             seen = None
-        regions = pieces(image.plane_shape, seen)
         self.session.ask(
             Wish(
                 image.key,
                 index,
                 image.source.image,
-                regions,
+                pieces(image.plane_shape, seen),
                 self.want,
+                wants_overview(image.plane_shape, seen),
                 self._generation,
                 state,
                 time.monotonic(),
@@ -340,7 +341,12 @@ class Annotator(QObject):
                 layer.visible = self.show_preview if role == "preview" else True
                 if role == "preview":
                     layer.opacity = self.opacity
-            image.write(role, index, region, np.asarray(values, np.uint8), shown=shown)
+            values = np.asarray(values, np.uint8)
+            step = int(data.get("step", 1))
+            if step > 1:  # an overview: each value stands for a square of pixels
+                rows, columns = image.plane_shape
+                values = values.repeat(step, 0)[:rows].repeat(step, 1)[:, :columns]
+            image.write(role, index, region, values, shown=shown)
         self.previewed.add((image.key, index))
 
     def _on_fitted(self, wish: Wish, data: Mapping[str, Any]) -> None:

@@ -28,7 +28,8 @@ REST_MS = 400
 class Wish:
     """A preview that is wanted: regions of a plane, the first ones first.
 
-    `generation` counts changes of the classes: answers in other codes are dropped.
+    With `overview` all of it comes first of all, coarsely. `generation` counts changes of the
+    classes: answers in other codes are dropped.
     """
 
     key: str
@@ -36,6 +37,7 @@ class Wish:
     image: ImageInput
     regions: tuple[Region | None, ...]
     want: tuple[str, ...] = ("labels",)
+    overview: bool = False
     generation: int = 0
     state: Any = None
     made_at: float = field(default=0.0, compare=False)
@@ -237,6 +239,7 @@ class AnnotSession(QObject):
             "source": wish.key,
             "index": wish.index,
             "regions": wish.regions,
+            "overview": wish.overview,
             "want": wish.want,
             "strokes": self.stroke_values(),
         }
@@ -265,7 +268,7 @@ class AnnotSession(QObject):
         """The rest of a preview is out of date where a newer one is wanted."""
         if self._wish is not None and self._job is not None and self._shown:
             self._shown = False
-            self._job.cancel()
+            self._job.withdraw()
 
     def _on_done(self, data: Mapping[str, Any]) -> None:
         self._tries = 0

@@ -61,6 +61,11 @@ class JobHandle(QObject):
         if self._job is not None and not self._over:
             self._job.cancel()
 
+    def withdraw(self) -> None:
+        """Ask the job to stop at its next step: the worker, which knows the session, stays."""
+        if self._job is not None and not self._over:
+            self._job.withdraw()
+
     def silence(self) -> None:
         """Emit nothing any more (its panel is closing)."""
         self._silent = True

@@ -71,10 +71,12 @@ class Improver(QObject):
     def close(self) -> None:
         """The panel goes away; the round can be gone on with."""
         self._plan_timer.stop()
-        for job in (self._job, self._plan_job):
-            if job is not None and job.running:
-                job.silence()
-                job.cancel()
+        if self._job is not None and self._job.running:
+            self._job.silence()
+            self._job.cancel()
+        if self._plan_job is not None and self._plan_job.running:
+            self._plan_job.silence()
+            self._plan_job.withdraw()
         self._job = self._plan_job = None
 
     # -- plan ----------------------------------------------------------------------------------
@@ -85,8 +87,12 @@ class Improver(QObject):
             self._plan_timer.start()
 
     def _on_strokes(self) -> None:
-        """Somebody paints: a plan is made in the next pause."""
-        if self._plan_timer.isActive():
+        """Somebody paints: a plan is made in the next pause, for its steps delay previews."""
+        if self._plan_job is not None and self._plan_job.running:
+            self._plan_job.withdraw()
+            self._planned_for = ()
+            self._plan_timer.start()
+        elif self._plan_timer.isActive():
             self._plan_timer.start()
 
     def _plan_basis(self) -> tuple[Any, ...]:
@@ -108,7 +114,8 @@ class Improver(QObject):
         if project is None or self.running or self._annotator.classes_painted < 2:
             self.planned.emit(None)
             return
-        if self._plan_job is not None and self._plan_job.running:
+        busy = self._plan_job is not None and self._plan_job.running
+        if busy or not self._annotator.session.idle:
             self._plan_timer.start()
             return
         payload = {

@@ -11,6 +11,8 @@ Region = tuple[int, int, int, int]
 WHOLE_PIXELS = 1536 * 1536
 #: Side of a piece. Between two pieces a newer stroke gets its turn.
 BLOCK_PX = 1024
+#: Larger planes are first labelled coarsely, all of them, where all of them is in view.
+OVERVIEW_PIXELS = 3072 * 3072
 
 
 def pieces(shape: tuple[int, int], seen: Region | None) -> tuple[Region | None, ...]:
@@ -39,7 +41,7 @@ def pieces(shape: tuple[int, int], seen: Region | None) -> tuple[Region | None, 
     if height * width <= WHOLE_PIXELS:
         return (None,)
     first: list[Region] = []
-    if seen is not None and _area(seen) <= WHOLE_PIXELS:
+    if seen is not None and not _wide(seen):
         first = [seen]
     middle = _middle(seen or (0, 0, height, width))
     blocks = [
@@ -50,6 +52,24 @@ def pieces(shape: tuple[int, int], seen: Region | None) -> tuple[Region | None, 
         blocks = [block for block in blocks if not _inside(block, first[0])]
     blocks.sort(key=lambda block: _distance(block, middle))
     return (*first, *blocks)
+
+
+def wants_overview(shape: tuple[int, int], seen: Region | None) -> bool:
+    """Whether coarse labels of all of a plane are worth while before its pieces: it is large, and
+    so much of it is in view that the screen shows it coarsely anyway.
+
+    Examples
+    --------
+    >>> wants_overview((4096, 4096), None), wants_overview((4096, 4096), (0, 0, 500, 500))
+    (True, False)
+    >>> wants_overview((2048, 2048), None)
+    False
+    """
+    return shape[0] * shape[1] > OVERVIEW_PIXELS and (seen is None or _wide(seen))
+
+
+def _wide(seen: Region) -> bool:
+    return _area(seen) > WHOLE_PIXELS
 
 
 def _area(region: Region) -> int:

@@ -20,9 +20,11 @@ strokes            ``session``, ``source``, ``index``,              ``count``
                    ``pixels``, ``codes``: all of that plane
 preview            ``session``, ``source``, ``index``,              plane, for each region (before,
                    ``regions`` [all], ``want`` [labels],            where the plane is new,
-                   ``strokes`` [none]: dicts as above; image        ``rough`` ones): ``source``,
-                   ``image`` where not prepared, others by their    ``index``, ``region``,
-                   source                                           ``labels``, ``uncertainty``,
+                   ``strokes`` [none]: dicts as above,              ``rough`` ones): ``source``,
+                   ``overview`` [False]: all of it first, coarsely; ``index``, ``region``, ``step``
+                   image ``image`` where not prepared, others by    (pixels from one value to the
+                   their source                                     next), ``labels``,
+                                                                    ``uncertainty``,
                                                                     ``probabilities``; done:
                                                                     ``seconds``, ``classes``,
                                                                     ``notes``
@@ -140,6 +142,11 @@ def preview(context: JobContext) -> Steps:
     session.fit(calibrate=want != ("labels",))
     seconds["fit"] = time.perf_counter() - clock
     seconds["predict"] = 0.0
+    if payload.get("overview", False):
+        clock = time.perf_counter()
+        found = session.predict(source, index, features.overview, None, want)
+        seconds["predict"] += time.perf_counter() - clock
+        yield _labels(found, source, index, None, step=2 * features.stride)
     for region in regions:
         clock = time.perf_counter()
         found = session.predict(source, index, features, region, want)
@@ -163,10 +170,10 @@ def numbers(context: JobContext) -> Mapping[str, Any]:
 
 
 def _labels(
-    found: Prediction, source: str, index: Index, region: Any, *, rough: bool = False
+    found: Prediction, source: str, index: Index, region: Any, *, rough: bool = False, step: int = 1
 ) -> Event:
     data: dict[str, Any] = {"source": source, "index": index, "region": region, "rough": rough}
-    data["labels"] = found.labels
+    data |= {"labels": found.labels, "step": step}
     if found.uncertainty is not None:
         data["uncertainty"] = found.uncertainty
     if found.probabilities is not None:

@@ -318,16 +318,17 @@ class WorkerClient:
             job.sent_to = process
             job.tries += 1
 
-    def _cancel(self, job: Job) -> None:
+    def _cancel(self, job: Job, by_force: bool) -> None:
         with self._lock:
-            if job.finished or job.cancel_asked:
+            if job.finished or (job.cancel_asked and not by_force):
                 return
             job.cancel_asked = True
             process = job.sent_to
             if process is not None and process is self._process:
                 process.send("cancel", job.id)
                 if job.id in process.running:
-                    self._watch(process, job.id)
+                    if by_force:
+                        self._watch(process, job.id)
                     return
             self._end(job, "cancelled", {})
 

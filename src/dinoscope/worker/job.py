@@ -36,7 +36,7 @@ class Job:
         payload: Mapping[str, Any],
         images: Mapping[str, ImageInput],
         on_event: Callback | None,
-        cancel: Callable[[Job], None],
+        cancel: Callable[[Job, bool], None],
     ) -> None:
         self.id = number
         self.kind = kind
@@ -59,7 +59,12 @@ class Job:
 
     def cancel(self) -> None:
         """Ask it to stop; within a second it has, or its process is killed. Returns at once."""
-        self._cancel(self)
+        self._cancel(self, True)
+
+    def withdraw(self) -> None:
+        """Ask it to stop at its next step, however long that takes: its process has what later
+        jobs need. Returns at once."""
+        self._cancel(self, False)
 
     def wait(self, timeout_s: float | None = None) -> Event:
         """Wait for the last event. Not for the window's thread.

@@ -54,6 +54,22 @@ def test_a_threshold_lies_between_the_classes_it_parts() -> None:
     assert (forest.thresholds >= 10).all()
 
 
+def test_leaves_of_many_classes_and_deep_trees_are_told_apart() -> None:
+    """More leaves times classes than 16 bits count."""
+    rng = np.random.default_rng(0)
+    classes = rng.integers(0, 200, 4000)
+    values = np.stack([classes, 255 - classes, classes // 2, classes % 7], 1).astype(np.uint8)
+    forest = grow(values, classes, 200, depth=10, pixels=800)
+    numbers = np.zeros((len(forest.features), len(values)), np.int64)
+    for level in range(10):
+        bits = forest.thresholds[:, level, None] < values[:, forest.features[:, level]].T
+        numbers = 2 * numbers + bits
+    assert np.array_equal(forest.leaf_numbers(values), numbers)
+    near = np.abs(forest.probabilities(values).argmax(1) - classes)
+    assert np.median(near) <= 2
+    assert np.allclose(forest.leaves.sum(-1), 1, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("values", "classes"),
     [

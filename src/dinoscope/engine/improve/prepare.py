@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 from dinoscope.arrays.normalize import Normalization
 from dinoscope.config import ImproveOptions
+from dinoscope.engine.imports import imported
 from dinoscope.engine.improve.choose import Choice, candidates, choose, measure
 from dinoscope.engine.improve.holdout import Holdout, hold_out
 from dinoscope.engine.improve.material import Material, gather, training_images
@@ -64,6 +65,8 @@ def prepare(
     InputError
         Nothing is annotated that can be learned from.
     """
+    for name in imported():
+        yield Progress("prepare", 0, 4, message=f"loading {name}")
     yield Progress("prepare", 0, 4, message="loading the model")
     device = pick_device(options.device)
     set_threads(options.threads)

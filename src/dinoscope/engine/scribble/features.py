@@ -8,6 +8,7 @@ probabilities are interpolated between: on the development sets this costs no ac
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -52,6 +53,13 @@ class PlaneFeatures:
     @property
     def nbytes(self) -> int:
         return int(self.maps.nbytes)
+
+    @cached_property
+    def overview(self) -> PlaneFeatures:
+        """A small copy, every second looked-at pixel of it, as a plane of its own: four times
+        sooner predicted."""
+        maps = np.ascontiguousarray(self.maps[:, ::2, ::2])
+        return PlaneFeatures((maps.shape[1], maps.shape[2]), 1, maps, self.said)
 
     def at(self, pixels: np.ndarray) -> np.ndarray:
         """``(n, K)`` uint8 of flat pixel indices ``(n,)``; the nearest looked-at pixel's."""

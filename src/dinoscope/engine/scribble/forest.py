@@ -40,13 +40,18 @@ class Forest:
         return int(self.leaves.shape[2])
 
     def leaf_numbers(self, values: np.ndarray) -> np.ndarray:
-        """``(n, K)`` uint8 features to ``(T, n)`` leaf numbers."""
-        trees, depth = self.features.shape
-        found = np.zeros((trees, len(values)), np.int64)
+        """``(n, K)`` uint8 features to ``(T, n)`` uint16 leaf numbers."""
         columns = np.ascontiguousarray(values.T)
-        for level in range(depth):
-            bits = columns[self.features[:, level]] > self.thresholds[:, level, None]
-            found = found * 2 + bits
+        found = np.zeros((len(self.features), len(values)), np.uint16)
+        bits = np.empty(len(values), bool)
+        # Tree by tree: what is worked on stays in a core's cache.
+        for number, features, thresholds in zip(
+            found, self.features.tolist(), self.thresholds, strict=True
+        ):
+            for feature, threshold in zip(features, thresholds, strict=True):
+                np.greater(columns[feature], threshold, out=bits)
+                np.add(number, number, out=number)
+                np.bitwise_or(number, bits.view(np.uint8), out=number)
         return found
 
     def probabilities(self, values: np.ndarray) -> np.ndarray:
@@ -178,10 +183,12 @@ def fill(
     trees, depth = forest.features.shape
     numbers = forest.leaf_numbers(values)
     leaves = 2**depth
-    key = ((np.arange(trees)[:, None] * leaves + numbers) * count + classes).ravel()
-    weight = np.broadcast_to(weights, numbers.shape).ravel()
-    table = np.bincount(key, weight, minlength=trees * leaves * count)
-    levels = [table.reshape(trees, leaves, count)]
+    weights = np.asarray(weights, np.float64)
+    each = [
+        np.bincount(own.astype(np.int64) * count + classes, weights, leaves * count)
+        for own in numbers
+    ]
+    levels = [np.stack(each).reshape(trees, leaves, count)]
     while levels[0].shape[1] > 1:
         levels.insert(0, levels[0].reshape(trees, -1, 2, count).sum(2))
     above = levels[0] / levels[0].sum(-1, keepdims=True)
