@@ -103,13 +103,13 @@ def fast_loop(settings: Settings, work: Annotated) -> float:
     images = dict(zip(work.sources, work.images, strict=True))
     loop = FastLoop(model, images, work.classes, threads=settings.threads or available_cores())
     try:
-        _end(loop.fit(material.planes))
+        end(loop.fit(material.planes))
         by_source = {p.source: p for p in material.planes}
 
         def labels(number: int) -> np.ndarray:
             plane = by_source[work.sources[number]]
             found = np.zeros(work.truths[number].shape, np.uint8)
-            maps = _end(loop.probabilities(plane))
+            maps = end(loop.probabilities(plane))
             top, left = plane.origin
             found[top : top + maps.shape[1], left : left + maps.shape[2]] = maps.argmax(0)
             return found
@@ -131,13 +131,15 @@ class Outcome:
     told: str
 
 
-def improved(settings: Settings, work: Annotated, tune: str, before: float) -> Outcome:
+def improved(
+    settings: Settings, work: Annotated, tune: str, before: float, *, guide: bool = True
+) -> Outcome:
     """A round of improvement, when the fast loop's mean IoU was `before`."""
     threads = settings.threads or available_cores()
     minutes = settings.minutes or MINUTES
     # Each round begins with the same model: an earlier one that was better must not help.
-    options = ImproveOptions(minutes=minutes, tune=tune, threads=threads)
-    summary = _end(
+    options = ImproveOptions(minutes=minutes, tune=tune, threads=threads, guide=guide)
+    summary = end(
         improve(
             work.folder,
             options,
@@ -168,7 +170,7 @@ def _preview(model: Model, work: Annotated, threads: int) -> float:
             strokes = np.asarray(project.dense(source, ())).ravel()
             pixels = np.flatnonzero(strokes)
             session.set_strokes(source, (), pixels, strokes[pixels])
-            features[source] = _end(session.features(source, (), image))
+            features[source] = end(session.features(source, (), image))
     session.fit()
 
     def labels(number: int) -> np.ndarray:
@@ -232,7 +234,7 @@ def improve_rows(settings: Settings) -> Iterator[Row]:
     )
 
 
-def _end(steps: Generator[Any, None, _T]) -> _T:
+def end(steps: Generator[Any, None, _T]) -> _T:
     """What a generator returns."""
     try:
         while True:

@@ -23,6 +23,7 @@ from benchmarks import (
     embedded,
     evaluate,
     explore,
+    improve_limits,
     interaction,
     memory,
     speed,
@@ -59,6 +60,7 @@ SUITES: dict[str, dict[str, Part]] = {
     "annotate": {
         **annotate.PARTS,
         "improve": annotate_improve.improve_rows,
+        "limits": improve_limits.limit_rows,
         "window": annotate_window.window_rows,
     },
     "explore": {

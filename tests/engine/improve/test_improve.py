@@ -47,6 +47,8 @@ def test_a_round_trains_compares_and_is_recorded(make_project: Callable[..., Pro
     assert 0 <= summary.after["iou"] <= 1
     assert 0 < summary.before["iou"] <= 1
     assert summary.better == (summary.after["iou"] > summary.before["iou"])
+    assert 0 <= summary.after["iou_alone"] <= 1
+    assert summary.after["score"] == summary.after["iou"]
     assert summary.kept == ("new" if summary.better else "old")
     (entry,) = project.rounds
     assert entry.state == "done"
@@ -79,7 +81,7 @@ def test_lora_that_adds_little_is_not_kept(
     summary, _ = drive(improve(project.folder, QUICK))
     small = gain < 0.01
     assert summary.tune == ("heads" if small else "lora-last:1")
-    assert summary.after["iou"] == (0.5 if small else 0.7)
+    assert summary.after["iou_alone"] == (0.5 if small else 0.7)
     assert any(("heads only is kept" in note) is small for note in summary.notes if "LoRA" in note)
 
 

@@ -31,6 +31,8 @@ class FastLoop:
         The whole images by source.
     classes : sequence of str
         Of the semantic head, background first.
+    joined : bool
+        Let the model's own semantic head of these classes join it, as in the preview.
     """
 
     def __init__(
@@ -41,13 +43,20 @@ class FastLoop:
         *,
         threads: int = 1,
         seed: int = 0,
+        joined: bool = False,
     ) -> None:
         self.images = images
         self.classes = tuple(classes)
         self._folder = tempfile.TemporaryDirectory(prefix="dinoscope-improve-")
         store = TokenStore(Path(self._folder.name))
         options = AnnotateOptions(seed=seed)
-        self._session = ScribbleSession(model, options, store, threads=max(1, threads))
+        self._session = ScribbleSession(
+            model,
+            options,
+            store,
+            threads=max(1, threads),
+            classes=self.classes if joined else (),
+        )
 
     def fit(self, planes: Sequence[AnnotatedPlane]) -> Generator[Progress, None, bool]:
         """Learn from the strokes of `planes`; whether there were any."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from dinoscope.config import ImproveOptions
 from dinoscope.engine.improve.choose import HEADS_SHARE
-from dinoscope.engine.improve.compare import Compared, compare, fast_loop
+from dinoscope.engine.improve.compare import Compared, compare, fast_loop, in_preview, mean_scores
 from dinoscope.engine.improve.guides import Teacher, fast_teacher, match_areas
 from dinoscope.engine.improve.holdout import Part
 from dinoscope.engine.improve.prepare import Prepared, prepare
@@ -51,7 +51,8 @@ class ImproveSummary:
     """What a round did.
 
     `before` and `after` are scores of what the user had and of the new model, on the same held-out
-    annotations; `kept` is ``"new"`` where it was better, else ``"old"``.
+    annotations; mean IoU is that of the preview, ``iou_alone`` the new network's own. `kept` is
+    ``"new"`` where it was better, else ``"old"``.
     """
 
     round: int
@@ -167,6 +168,8 @@ def _run(
         say = f"part {number + 1} of {len(parts)}, " if crossed else ""
         results.append((yield from _stages(work, part, notebook, name, say, number * share, share)))
     stage, scores, notes = _decided(work, results)
+    made = [next(s for s in found if s.name.endswith(stage)) for found in results]
+    scores = yield from in_preview(work, [s.path for s in made], scores)
     if crossed:
         whole = Part(work.material.planes, ())
         begin = 1 - share
@@ -174,7 +177,7 @@ def _run(
             -1
         ]
     else:
-        chosen = next(s for s in results[0] if s.name == stage)
+        chosen = made[0]
     tune = "heads" if stage == "heads" else work.choice.tune
     before = compared.before
     better = bool(parts[0].held) and compared.is_better(scores)
@@ -183,6 +186,9 @@ def _run(
         notes.append("Nothing could be held out: look at both models and choose yourself.")
     elif not better:
         notes.append("The new model is not better on what was held out: the old one stays.")
+    if "iou_alone" in scores:
+        alone = scores["iou_alone"]
+        notes.append(f"Without strokes, as in Predict, the new model's mean IoU is {alone:.3f}.")
     output = round_folder(folder, entry.number) / MODEL
     model = load_model(chosen.path, device="cpu")
     model.card = _card(model.card, entry, work, before, scores, notes)
@@ -327,7 +333,7 @@ def _decided(
     work: Prepared, results: list[list[StageResult]]
 ) -> tuple[str, dict[str, float], list[str]]:
     """The stage that is kept, its scores (means over the parts), and why."""
-    means = [_mean([r[number].scores for r in results]) for number in range(len(results[0]))]
+    means = [mean_scores([r[number].scores for r in results]) for number in range(len(results[0]))]
     names = [s.name.rpartition("-")[2] for s in results[0]]
     notes = [work.choice.why]
     if "score" not in means[0]:  # nothing was held out
@@ -351,14 +357,6 @@ def _decided(
             chosen, scores = name, own
             notes.append(f"Planes without annotations add {gain:+.3f} on what was held out.")
     return chosen, scores, notes
-
-
-def _mean(scores: list[Mapping[str, float]]) -> dict[str, float]:
-    names = dict.fromkeys(n for s in scores for n in s)
-    return {
-        n: round(sum(s[n] for s in scores if n in s) / sum(n in s for s in scores), 4)
-        for n in names
-    }
 
 
 def _history(results: list[list[StageResult]]) -> tuple[dict[str, float], ...]:
