@@ -23,6 +23,8 @@ TRIES = 8
 PIXELS = 400
 #: Pixels that the leaf above counts as, in every leaf.
 PRIOR = 1.0
+#: Answers of trees that are worked on at once.
+_AT_ONCE = 40_000
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,12 @@ class Forest:
         """``(n, K)`` uint8 features to ``(T, n)`` uint16 leaf numbers."""
         columns = np.ascontiguousarray(values.T)
         found = np.zeros((len(self.features), len(values)), np.uint16)
-        bits = np.empty(len(values), bool)
-        # Tree by tree: what is worked on stays in a core's cache.
-        for number, features, thresholds in zip(
-            found, self.features.tolist(), self.thresholds, strict=True
-        ):
-            for feature, threshold in zip(features, thresholds, strict=True):
-                np.greater(columns[feature], threshold, out=bits)
+        for group in _groups(len(self.features), len(values)):
+            number = found[group]
+            for features, thresholds in zip(
+                self.features[group].T, self.thresholds[group].T, strict=True
+            ):
+                bits = columns[features] > thresholds[:, None]
                 np.add(number, number, out=number)
                 np.bitwise_or(number, bits.view(np.uint8), out=number)
         return found
@@ -176,6 +177,13 @@ def _purest(
     return np.asarray(purity.sum(-1).argmax(1))
 
 
+def _groups(trees: int, pixels: int) -> list[slice]:
+    """Trees that are worked on at once: what they need of so many pixels stays in a core's cache,
+    and few pixels take few calls."""
+    step = max(1, _AT_ONCE // max(1, pixels))
+    return [slice(first, first + step) for first in range(0, trees, step)]
+
+
 def fill(
     forest: Forest, values: np.ndarray, classes: np.ndarray, weights: np.ndarray, count: int
 ) -> Forest:
@@ -184,11 +192,16 @@ def fill(
     numbers = forest.leaf_numbers(values)
     leaves = 2**depth
     weights = np.asarray(weights, np.float64)
-    each = [
-        np.bincount(own.astype(np.int64) * count + classes, weights, leaves * count)
-        for own in numbers
-    ]
-    levels = [np.stack(each).reshape(trees, leaves, count)]
+    table = np.empty((trees, leaves * count))
+    for group in _groups(trees, len(values)):
+        own = numbers[group].astype(np.int64)
+        own += np.arange(len(own))[:, None] * leaves
+        own *= count
+        own += classes
+        weight = np.broadcast_to(weights, own.shape).ravel()
+        found = np.bincount(own.ravel(), weight, minlength=len(own) * leaves * count)
+        table[group] = found.reshape(len(own), -1)
+    levels = [table.reshape(trees, leaves, count)]
     while levels[0].shape[1] > 1:
         levels.insert(0, levels[0].reshape(trees, -1, 2, count).sum(2))
     above = levels[0] / levels[0].sum(-1, keepdims=True)
