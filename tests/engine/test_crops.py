@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
+from dinoscope.engine import augment
 from dinoscope.engine.augment import Augmentation, make_crop, vary_intensity
 from dinoscope.engine.batches import BatchSource, CropPlan
 from dinoscope.engine.dataset import ImageSet, TrainingImage
@@ -76,25 +79,40 @@ def test_a_batch_says_which_rows_have_which_truth() -> None:
     assert rows["instance"] | rows["depth"] == set(range(12))
 
 
-def test_a_crop_is_the_same_whatever_lies_around_it() -> None:
-    """Only the part of a large image that a crop comes from is looked at."""
+@pytest.mark.parametrize("side", [64, 300])
+def test_a_part_of_an_image_gives_the_same_crop_as_all_of_it(
+    side: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(0)
-    still = Augmentation(geometry=False, intensity=0.0)
-    for side in (64, 65, 300):
-        pixels = rng.random((3, side, side)).astype(np.float16)
-        truth = rng.integers(0, 3, (side, side)).astype(np.uint8)
-        image = TrainingImage("a", "a", pixels, {"semantic": truth}, None)
-        crop, targets = make_crop(image, np.random.default_rng(1), 48, 1.0, still, None)
-        places = [
-            (y, x)
-            for y in range(side - 47)
-            for x in range(side - 47)
-            if np.array_equal(truth[y : y + 48, x : x + 48], targets["semantic"])
-        ]
-        (place,) = places
-        # At places between pixels: the mean of neighbours, no further than those apart.
-        own = pixels[:, place[0] : place[0] + 48, place[1] : place[1] + 48].astype(np.float32)
-        assert np.corrcoef(own.ravel(), crop.ravel())[0, 1] > 0.4
+    pixels = rng.random((3, side, side)).astype(np.float16)
+    truth = rng.integers(0, 3, (side, side)).astype(np.uint8)
+    image = TrainingImage("a", "a", pixels, {"semantic": truth}, None)
+    quiet = Augmentation(intensity=0.0, invert=0.0)
+    seen: list[int] = []
+    sample = augment._sample
+
+    def watched(maps: np.ndarray, *more: Any) -> np.ndarray:
+        seen.append(maps[0].size)
+        return sample(maps, *more)
+
+    monkeypatch.setattr(augment, "_sample", watched)
+    part = [make_crop(image, np.random.default_rng(n), 48, 1.0, quiet, None) for n in range(8)]
+    read = min(seen)
+    windowed = augment._windowed
+
+    def everything(places: np.ndarray, shape: tuple[int, int]) -> Any:
+        """As where a crop reaches beyond its image."""
+        beyond = np.concatenate([places, places - 10 * side], 1)
+        window, grid = windowed(beyond, shape)
+        return window, grid[:, : places.shape[1]]
+
+    monkeypatch.setattr(augment, "_windowed", everything)
+    whole = [make_crop(image, np.random.default_rng(n), 48, 1.0, quiet, None) for n in range(8)]
+    assert read < side * side
+    for (own, truths), (all_of_it, others) in zip(part, whole, strict=True):
+        assert np.allclose(own, all_of_it, atol=1e-3)
+        # A place half-way between two pixels may fall to either.
+        assert (truths["semantic"] != others["semantic"]).mean() < 0.01
 
 
 def test_crops_larger_than_their_image_reflect_it() -> None:

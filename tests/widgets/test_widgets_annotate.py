@@ -258,7 +258,7 @@ def test_a_large_plane_in_view_is_labelled_coarsely_at_first(
     two_strokes(panel)
     qtbot.waitUntil(lambda: right(panel) and panel.annotator.is_fresh())
     assert [step for step, _ in seen[-10:]] == [4] + [1] * 9
-    # Before any piece is there, each pixel has the label of the nearest one that was looked at.
+    # Before any piece is there, each pixel has the label of the first one of its square.
     coarse = seen[-10][1]
     place = panel.image.placement.shape
     assert coarse.shape == place

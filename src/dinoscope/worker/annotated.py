@@ -26,8 +26,8 @@ from dinoscope.models.folders import cache_dir
 from dinoscope.types import ImageInput, Progress
 from dinoscope.worker.jobs import JobContext
 
-#: Tokens in memory, in MB: 25 planes of 1024² of a ViT-S; those of others are on disk.
-_TOKENS_MB = 100
+#: Tokens in memory, in MB: 75 planes of 1024² of a ViT-S.
+_TOKENS_MB = 150
 #: Planes whose instance maps are kept.
 _KEPT_MAPS = 4
 
