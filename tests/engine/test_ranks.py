@@ -28,14 +28,14 @@ from dinoscope.engine.dataset import sources_from_folders
 
 folder = Path(sys.argv[1])
 seen = {}
-original = fitting._losses
+original = fitting.losses_of
 
 def losses(model, batch, options, device):
     seen["model"] = model
     seen.setdefault("names", []).append(batch.names)
     return original(model, batch, options, device)
 
-fitting._losses = losses
+fitting.losses_of = losses
 source = sources_from_folders(folder / "images", folder / "labels", "instance")
 options = TrainOptions(tune="lora-all", lora_rank=2, epochs=4, batch_size=2, crop_px=56, threads=1)
 events = training.train([source], options, output=folder / "model.dinoscope", base="tiny-test")

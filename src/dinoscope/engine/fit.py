@@ -196,7 +196,7 @@ def fit(
             rate = _schedule(share, options.warmup, options.schedule)
             for group in optimizer.param_groups:
                 group["lr"] = options.learning_rate * group["scale"] * rate
-            losses = _losses(model, batch, options, device)
+            losses = losses_of(model, batch, options, device)
             total = weigh(
                 losses, {n: len(rows) / len(batch.names) for n, (rows, _) in batch.truths.items()}
             )
@@ -317,9 +317,10 @@ def _schedule(share: float, warmup: float, kind: str = "cosine") -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (share - warmup) / (1 - warmup)))
 
 
-def _losses(
+def losses_of(
     model: Model, batch: Batch, options: FitOptions, device: torch.device
 ) -> dict[str, Tensor]:
+    """The loss of each task on a batch, from kept tokens where it has them."""
     pixels = batch.pixels.to(device).contiguous(memory_format=torch.channels_last)
     with torch.autocast(device.type, options.autocast, enabled=options.autocast is not None):
         with torch.set_grad_enabled(not options.frozen_backbone):

@@ -68,6 +68,17 @@ def keep_freed_memory() -> bool:
     return bool(mapped and mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES))
 
 
+def give_back_memory() -> bool:
+    """Hand what :func:`keep_freed_memory` kept back to the system, as when nothing is to be done
+    soon; whether there was any."""
+    if sys.platform != "linux":
+        return False
+    try:
+        return bool(ctypes.CDLL("libc.so.6").malloc_trim(0))
+    except (OSError, AttributeError):
+        return False  # musl
+
+
 def import_torch() -> Any:
     """Import torch so that it also lives beside an OpenGL context; return the module."""
     bind_triton()

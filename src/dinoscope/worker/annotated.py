@@ -26,8 +26,8 @@ from dinoscope.models.folders import cache_dir
 from dinoscope.types import ImageInput, Progress
 from dinoscope.worker.jobs import JobContext
 
-#: Tokens in memory, in MB: 75 planes of 1024² of a ViT-S.
-_TOKENS_MB = 150
+#: Tokens in memory, in MB: four planes of 2048² of a ViT-S. Those on disk are there in moments.
+_TOKENS_MB = 80
 #: Planes whose instance maps are kept.
 _KEPT_MAPS = 4
 

@@ -19,7 +19,7 @@ from typing import Any
 from dinoscope.errors import WorkerError
 from dinoscope.types import ImageInput
 from dinoscope.worker.job import Callback, Job, as_worker_error
-from dinoscope.worker.mailbox import Mailbox
+from dinoscope.worker.mailbox import Helpers, Mailbox
 from dinoscope.worker.process import WorkerProcess, WorkerSettings
 from dinoscope.worker.protocol import TERMINAL, Event, Packed, unpack
 from dinoscope.worker.session import Session
@@ -79,6 +79,7 @@ class WorkerClient:
         self._warm: dict[str, Any] = {}
         self._closed = False
         self._mailbox = Mailbox("dinoscope-events")
+        self._readers = Helpers("dinoscope-reader")
         # napari may end without closing its window; the process and the folders must not stay.
         atexit.register(self._at_exit)
 
@@ -196,6 +197,7 @@ class WorkerClient:
             self._announce()
         atexit.unregister(self._at_exit)
         self._mailbox.close(timeout_s=1)
+        self._readers.close()
         self._remove(process)
 
     def _at_exit(self) -> None:
@@ -262,9 +264,7 @@ class WorkerClient:
             elif verb == "read":
                 request = unpack(body)
                 if job is not None:
-                    threading.Thread(
-                        target=job.answer, args=(process, request), daemon=True
-                    ).start()
+                    self._readers.run(partial(job.answer, process, request))
                 else:  # nobody will answer, so it must not wait
                     process.send("cancel", number)
             elif verb == "warm":

@@ -41,3 +41,44 @@ class Mailbox:
                 call()
             except Exception:  # the next callback has a right to run
                 _log.exception("a callback of the worker's client failed")
+
+
+class Helpers:
+    """Daemon threads for calls that may block: as many as are busy at once, each used again.
+
+    What a thread freed serves its next call. The C library gives threads memory of their own, which
+    they keep: a new one for each plane that is read would in the end hold a dozen planes.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._count = self._free = 0
+        self._lock = threading.Lock()
+
+    def run(self, call: Callable[[], None]) -> None:
+        """Run `call` in a thread that is free, else in a new one, and return."""
+        with self._lock:
+            if self._free:
+                self._free -= 1
+            else:
+                self._count += 1
+                name = f"{self._name}-{self._count}"
+                threading.Thread(target=self._run, name=name, daemon=True).start()
+        self._calls.put(call)
+
+    def close(self) -> None:
+        """Let each thread end, at once or when its call has."""
+        with self._lock:
+            count, self._count = self._count, 0
+        for _ in range(count):
+            self._calls.put(None)
+
+    def _run(self) -> None:
+        while (call := self._calls.get()) is not None:
+            try:
+                call()
+            except Exception:  # the next call has a right to run
+                _log.exception("a call of %s failed", self._name)
+            with self._lock:
+                self._free += 1

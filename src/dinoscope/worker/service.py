@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from dinoscope.errors import Cancelled, WorkerError
+from dinoscope.models.device import give_back_memory
 from dinoscope.types import ImageInput, Progress
 from dinoscope.worker.failures import error_data, explain
 from dinoscope.worker.jobs import JobContext, JobKind, Tools
@@ -83,6 +84,8 @@ class Service:
                     self._changed.wait()
                 request = self._waiting.pop(0)
             self._run(request)
+            if not self._waiting and not self._is_quick(request):
+                give_back_memory()
 
     # Listening
 

@@ -93,6 +93,10 @@ def test_a_model_that_is_not_better_does_not_take_over() -> None:
     assert old.is_better({"iou": 0.6, "ap50": 0.3, "f1_macro": 0.9})
     assert Compared({}).is_better({"f1_macro": 0.4})
     assert not Compared({}).is_better({})
+    sure = Compared({"iou": 1.0, "log_loss": 0.2})
+    assert sure.is_better({"iou": 1.0, "log_loss": 0.1})
+    assert not sure.is_better({"iou": 1.0, "log_loss": 0.3})
+    assert not sure.is_better({"iou": 0.99, "log_loss": 0.1})
 
 
 def test_every_kind_of_annotation_trains_its_head(make_project: Callable[..., Project]) -> None:

@@ -117,8 +117,8 @@ def fast_scores(
     for plane in held:
         if "semantic" in plane.image.targets:
             maps = yield from loop.probabilities(plane)
-            told.add_labels(np.asarray(plane.image.targets["semantic"]), maps.argmax(0))
-    return {n: v for n, v in told.scores().items() if n.startswith("iou")}
+            told.add_classes(np.asarray(plane.image.targets["semantic"]), maps)
+    return {n: v for n, v in told.scores().items() if n.startswith(("iou", "log_loss"))}
 
 
 def model_scores(model: Model, specs: Mapping[str, HeadSpec], held: HeldScores) -> dict[str, float]:

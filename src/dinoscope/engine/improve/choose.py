@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import torch
+
 from dinoscope.config import parse_tune
-from dinoscope.engine.cached import VARIANTS
+from dinoscope.engine.batches import BatchSource
+from dinoscope.engine.cached import lower_tokens
+from dinoscope.engine.fit import FitOptions, losses_of
 from dinoscope.engine.improve.material import AnnotatedPlane
-from dinoscope.engine.improve.training import Setting, train_part, trained_blocks
+from dinoscope.engine.improve.training import Setting, image_sets, trained_blocks
 from dinoscope.models.model import Model
 from dinoscope.types import Progress
 
@@ -23,6 +26,8 @@ LEAST_STEPS = 250
 STEPS_FOR_ALL = 1500
 #: Steps that are timed, after one that warms up.
 TIMED = 2
+#: What LoRA layers add to the passes through frozen blocks, measured with rank 8.
+LORA_COST = 1.15
 
 
 @dataclass(frozen=True)
@@ -41,35 +46,61 @@ class Choice:
 def measure(
     model: Model, planes: Sequence[AnnotatedPlane], setting: Setting, tunes: Sequence[str]
 ) -> Generator[Progress, None, dict[str, float]]:
-    """Seconds of one step of each way of tuning, on a copy of the model.
+    """Seconds of one step of each way of tuning; the model's weights stay as they are.
 
-    Heads and last blocks begin at kept tokens, as in the training itself. Steps of a single crop
-    are timed, and multiplied: between two of them strokes get their preview. What was measured in
-    this process is remembered: a plan that is made again after each stroke costs nothing.
+    What takes the time is gone through, forward and back: the trained blocks, from kept tokens, the
+    decoder and the heads. LoRA layers are left out: to import what they need takes longer than all
+    of it, and they add `LORA_COST`. Steps of a single crop are timed, and multiplied: between two
+    of them strokes get their preview. What was measured in this process is remembered: a plan that
+    is made again after each stroke costs nothing.
     """
     found = {}
     options = setting.options
-    single = replace(setting, options=replace(options, batch_size=1))
     depth = len(model.backbone.vit.blocks)
     about = (model.card.backbone, tuple(model.heads), setting.plan.crop_px, options.batch_size)
+    model.to(setting.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.backbone.requires_grad_(False)
+    source = BatchSource(image_sets(planes), setting.plan, 1, options.seed)
     for tune in tunes:
-        key = (*about, options.rank, options.threads, setting.device, tune)
+        key = (*about, options.threads, setting.device, tune)
         if key not in _MEASURED:
-            trial = copy.deepcopy(model)
-            times: list[float] = []
-            # The first crops fill the pool of tokens; later ones are what a training mostly does.
-            fill = 1 if trained_blocks(tune, depth) == depth else VARIANTS + 1
-            events = train_part(
-                trial, planes, single, tune, None, steps=fill + TIMED, pool_images=1
-            )
-            begun = time.perf_counter()
-            for _ in events:
-                times.append(time.perf_counter() - begun)
+            blocks = trained_blocks(tune, depth)
+            times = []
+            for number in range(1 + TIMED):
+                times.append(_time_step(model, source, number, setting, depth - blocks))
                 yield Progress("prepare", 2, 4, message=f"measuring: {tune}")
-                begun = time.perf_counter()
-            _MEASURED[key] = options.batch_size * min(times[-TIMED:])
+            _MEASURED[key] = options.batch_size * min(times[1:]) * (LORA_COST if blocks else 1.0)
         found[tune] = _MEASURED[key]
     return found
+
+
+def _time_step(
+    model: Model, source: BatchSource, number: int, setting: Setting, start: int
+) -> float:
+    """Seconds of the passes of a step whose first trained block is `start`."""
+    settings = FitOptions(
+        seconds=None,
+        steps=1,
+        learning_rate=setting.options.learning_rate,
+        weight_decay=0.0,
+        frozen_backbone=start == len(model.backbone.vit.blocks),
+        autocast=setting.autocast,
+        device=setting.device,
+        loss_settings=setting.loss_settings,
+    )
+    device = torch.device(setting.device)
+    clock = time.perf_counter()
+    batch = source[number]
+    with torch.autocast(device.type, setting.autocast, enabled=setting.autocast is not None):
+        lower = lower_tokens(model.backbone, batch.pixels.to(device), start)
+    if start > 0:  # kept between steps
+        clock = time.perf_counter()
+    lower.tokens.requires_grad_(not settings.frozen_backbone)
+    losses = losses_of(model, replace(batch, tokens=lower), settings, device)
+    asked = [lower.tokens, *model.parameters()]
+    wanted = [t for t in asked if t.requires_grad]
+    torch.autograd.grad(torch.stack([*losses.values()]).sum(), wanted, allow_unused=True)
+    return time.perf_counter() - clock
 
 
 _MEASURED: dict[tuple[object, ...], float] = {}

@@ -17,6 +17,7 @@ from dinoscope.arrays.resample import resample, scaled_shape
 from dinoscope.engine.dataset import TrainingImage
 from dinoscope.engine.dense import Runner
 from dinoscope.engine.improve.baseline import FastLoop
+from dinoscope.engine.improve.holdout import Part
 from dinoscope.engine.improve.material import AnnotatedPlane
 from dinoscope.engine.improve.training import Setting
 from dinoscope.models.heads import DenseHead
@@ -59,6 +60,19 @@ class Teacher:
         found = [np.bincount(m.argmax(0).ravel(), minlength=len(m)) for m in self.maps]
         total = np.sum(found, 0)
         return np.asarray(total / total.sum())
+
+
+def seen_planes(part: Part) -> list[AnnotatedPlane]:
+    """Planes that train, and those that judge without their strokes: their pixels may be seen."""
+    found = list(part.training)
+    known = {p.key for p in found}
+    for plane in part.held:
+        strokes = plane.image.targets.get("semantic")
+        if plane.key not in known and strokes is not None:
+            unknown = np.full_like(strokes, IGNORE)
+            image = replace(plane.image, targets={"semantic": unknown})
+            found.append(replace(plane, image=image, objects=(), centres=()))
+    return found
 
 
 def fast_teacher(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise, product
 
 import numpy as np
 
@@ -26,8 +27,10 @@ DRAWS = 400
 FOLDS = 3
 
 Counts = dict[tuple[str, int], float]
-#: A plane, and the region of it (a mask) where it is not meant as a whole.
-Unit = list[tuple[int, np.ndarray | None]]
+#: Rows and columns of a plane.
+Region = tuple[slice, slice]
+#: A plane, and the region of it where it is not meant as a whole.
+Unit = list[tuple[int, Region | None]]
 
 
 @dataclass(frozen=True)
@@ -103,32 +106,36 @@ def _units(planes: Sequence[AnnotatedPlane]) -> tuple[list[Unit], str]:
             return runs, "runs of slices"
     regions: list[Unit] = []
     for number, plane in enumerate(planes):
-        for mask in _regions(plane.image):
-            regions.append([(number, mask)])
+        for region in _regions(plane.image):
+            regions.append([(number, region)])
     return regions, "regions"
 
 
-def _regions(image: TrainingImage) -> list[np.ndarray]:
-    """Masks of the rectangles of a grid in which something is annotated."""
-    shape = (image.pixels.shape[1], image.pixels.shape[2])
-    edges = []
-    for length in shape:
+def _regions(image: TrainingImage) -> list[Region]:
+    """The rectangles of a grid over a plane."""
+    runs = []
+    for length in image.pixels.shape[1:]:
         count = int(np.clip(length // LEAST_REGION_PX, 1, REGIONS))
-        edges.append(np.linspace(0, length, count + 1).round().astype(int))
-    masks = []
-    for y0, y1 in zip(edges[0], edges[0][1:], strict=False):
-        for x0, x1 in zip(edges[1], edges[1][1:], strict=False):
-            mask = np.zeros(shape, bool)
-            mask[y0:y1, x0:x1] = True
-            masks.append(mask)
-    return masks
+        edges = np.linspace(0, length, count + 1).round().astype(int).tolist()
+        runs.append([slice(*ends) for ends in pairwise(edges)])
+    rows, columns = runs
+    return list(product(rows, columns))
+
+
+def _mask(image: TrainingImage, regions: Sequence[Region]) -> np.ndarray:
+    """``(Y, X)`` bool: what lies in one of the regions."""
+    mask = np.zeros(image.pixels.shape[1:], bool)
+    for region in regions:
+        mask[region] = True
+    return mask
 
 
 def _counts(planes: Sequence[AnnotatedPlane], unit: Unit) -> Counts:
     """Annotations of a unit by task and class."""
     counts: Counts = {}
-    for number, mask in unit:
+    for number, region in unit:
         plane = planes[number]
+        mask = None if region is None else _mask(plane.image, [region])
         image = plane.image if mask is None else _within(plane.image, mask)
         for task, truth in image.targets.items():
             if isinstance(truth, np.ndarray):
@@ -178,20 +185,21 @@ def _choose(counts: Sequence[Counts], rng: np.random.Generator) -> list[int] | N
 
 def _part(planes: Sequence[AnnotatedPlane], held: Sequence[Unit]) -> Part:
     """Planes without what is held, and what is held without the rest."""
-    whole = {number for unit in held for number, mask in unit if mask is None}
-    masks: dict[int, np.ndarray] = {}
+    whole = {number for unit in held for number, region in unit if region is None}
+    regions: dict[int, list[Region]] = {}
     for unit in held:
-        for number, mask in unit:
-            if mask is not None:
-                masks[number] = masks.get(number, np.zeros_like(mask)) | mask
+        for number, region in unit:
+            if region is not None:
+                regions.setdefault(number, []).append(region)
     training: list[AnnotatedPlane] = []
     judged: list[AnnotatedPlane] = []
     for number, plane in enumerate(planes):
         if number in whole:
             judged.append(plane)
-        elif number in masks:
-            training.append(_reduced(plane, ~masks[number], keep_class=True))
-            judged.append(_reduced(plane, masks[number], keep_class=False))
+        elif number in regions:
+            mask = _mask(plane.image, regions[number])
+            training.append(_reduced(plane, ~mask, keep_class=True))
+            judged.append(_reduced(plane, mask, keep_class=False))
         else:
             training.append(plane)
     return Part(_not_empty(training), _not_empty(judged))

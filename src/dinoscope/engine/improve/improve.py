@@ -16,7 +16,7 @@ from typing import Any
 from dinoscope.config import ImproveOptions
 from dinoscope.engine.improve.choose import HEADS_SHARE
 from dinoscope.engine.improve.compare import Compared, compare, fast_loop, in_preview, mean_scores
-from dinoscope.engine.improve.guides import Teacher, fast_teacher, match_areas
+from dinoscope.engine.improve.guides import Teacher, fast_teacher, match_areas, seen_planes
 from dinoscope.engine.improve.holdout import Part
 from dinoscope.engine.improve.prepare import Prepared, prepare
 from dinoscope.engine.improve.scores import HeldScores
@@ -324,7 +324,7 @@ def _teacher(work: Prepared, part: Part) -> Generator[Progress, None, Teacher]:
             return Teacher()
         if not work.setting.options.guide:
             return Teacher(weights=tuple(loop.weights()))
-        return (yield from fast_teacher(loop, part.training))
+        return (yield from fast_teacher(loop, seen_planes(part)))
     finally:
         loop.close()
 

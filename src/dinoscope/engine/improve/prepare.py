@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass
 
@@ -65,8 +64,9 @@ def prepare(
     InputError
         Nothing is annotated that can be learned from.
     """
-    for name in imported():
-        yield Progress("prepare", 0, 4, message=f"loading {name}")
+    if notebook is not None:  # a plan trains nothing
+        for name in imported():
+            yield Progress("prepare", 0, 4, message=f"loading {name}")
     yield Progress("prepare", 0, 4, message="loading the model")
     device = pick_device(options.device)
     set_threads(options.threads)
@@ -99,10 +99,9 @@ def prepare(
     else:
         measured: dict[str, float] = {}
         if options.tune == "auto" or notebook is None:
-            trial = copy.deepcopy(model)
-            add_heads(trial, specs, plan, options.seed)
+            add_heads(model, specs, plan, options.seed)
             ways = candidates(depth) if options.tune == "auto" else [options.tune]
-            measured = yield from measure(trial, holdout.parts[0].training, setting, ways)
+            measured = yield from measure(model, holdout.parts[0].training, setting, ways)
         choice = choose(measured, options.minutes, depth, options.tune)
         if notebook is not None:
             notebook.note("choice", asdict(choice))

@@ -27,6 +27,8 @@ from dinoscope.tasks.base import IGNORE, task
 CONTEXT_PX = 56
 #: A predicted object of which more than this share lies on unknown pixels is not judged.
 UNKNOWN_SHARE = 0.5
+#: A probability counts as no smaller, so that one pixel does not decide.
+LEAST = 0.01
 
 Predict = Callable[[TrainingImage], np.ndarray]
 
@@ -34,7 +36,8 @@ Predict = Callable[[TrainingImage], np.ndarray]
 class HeldScores:
     """Scores of a model on `images`; call it with the model.
 
-    ``iou`` is the mean over classes of strokes that are held out, ``iou_<class>`` each one's.
+    ``iou`` is the mean over classes of strokes that are held out, ``iou_<class>`` each one's;
+    ``log_loss`` is the mean of -log(probability of the true class) there, in nats.
 
     Parameters
     ----------
@@ -104,11 +107,12 @@ class Told:
         self.precisions: list[float] = []
         self.depth: list[Mapping[str, float]] = []
         self.pairs: list[tuple[str, str]] = []
+        self._surprise = self._weighed = 0.0
 
     def add(self, name: str, truth: np.ndarray, maps: np.ndarray) -> None:
         """Maps ``(K, Y, X)`` of a dense task against its truth."""
         if name == "semantic":
-            self.add_labels(truth, maps.argmax(0))
+            self.add_classes(truth, maps)
         elif name == "instance":
             ids = np.rint(maps[:3] * 255).clip(0, 255).astype(np.uint8)
             precision = partial_precision(truth, decode_instances(ids))
@@ -116,11 +120,17 @@ class Told:
         elif bool(np.isfinite(truth).any()):
             self.depth.append(depth_scores(truth, maps[0]))
 
-    def add_labels(self, truth: np.ndarray, labels: np.ndarray) -> None:
-        """Predicted classes ``(Y, X)`` against strokes."""
+    def add_classes(self, truth: np.ndarray, maps: np.ndarray) -> None:
+        """Probabilities ``(K, Y, X)`` of classes against strokes."""
         size = len(self.classes)
-        counted = confusion_matrix(truth, labels.clip(0, size - 1).astype(np.uint8), size)
-        self.confusion += counted
+        labels = maps.argmax(0).clip(0, size - 1).astype(np.uint8)
+        self.confusion += confusion_matrix(truth, labels, size)
+        known = truth < size
+        true = truth[known]
+        said = np.take_along_axis(maps[:, known], true[None].astype(np.intp), 0)[0]
+        weights = self.weights[true]
+        self._surprise -= float(weights @ np.log(np.maximum(said, LEAST)))
+        self._weighed += float(weights.sum())
 
     def add_class(self, truth: int, said: int) -> None:
         """The class of one image or object."""
@@ -138,6 +148,7 @@ class Told:
             each = {int(c): float(counted[c, c] / union[c]) for c in known}
             scores["iou"] = float(np.mean(list(each.values())))
             scores |= {f"iou_{self.classes[c]}": v for c, v in each.items()}
+            scores["log_loss"] = self._surprise / self._weighed
             scores["pixel_accuracy"] = float(np.trace(square) / counted.sum())
         if self.precisions:
             scores["ap50"] = float(np.mean(self.precisions))

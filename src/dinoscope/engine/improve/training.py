@@ -149,12 +149,10 @@ def train_part(
     resume: bool = False,
     extras: Sequence[ExtraLoss] = (),
     steps: int | None = None,
-    pool_images: int | None = None,
 ) -> Generator[Progress, None, FitState]:
     """Train `model`, whose heads are there, in place; it ends with the weights that judged best.
 
     `guides` are planes with dense truths drawn from what the fast loop says, mixed in by half.
-    `pool_images` is how many planes the pool of kept tokens is made for, when not all.
     """
     kind = set_trainable(model, setting.train_options(tune))
     sets = image_sets(planes, guides)
@@ -177,7 +175,7 @@ def train_part(
     pool = token_pool(
         model,
         setting.train_options(tune),
-        pool_images or count,
+        count,
         device=setting.device,
         autocast=setting.autocast,
     )

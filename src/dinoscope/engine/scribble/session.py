@@ -44,7 +44,7 @@ from dinoscope.types import ImageInput, Progress
 Place = tuple[str, Index]
 
 #: Maps of planes in memory, in MB; those of the newest plane are kept whatever their size.
-FEATURES_MB = 250
+FEATURES_MB = 120
 #: Pixels of a plane, or of several together, that tell how frequent the classes are.
 _SEEN = 800
 
