@@ -113,10 +113,11 @@ def grow(
     thresholds = np.empty((trees, depth), np.uint8)
     numbers = np.zeros((trees, size), np.int64)
     each = np.arange(trees)
+    columns = np.ascontiguousarray(values.T)  # one column fits the first cache
     for level in range(depth):
         tried = rng.integers(0, values.shape[1], (trees, tries))
         limit = _between(values, classes, drawn, numbers, tried, rng)
-        bits = values[drawn[:, None, :], tried[:, :, None]] > limit[:, :, None]
+        bits = columns[tried[:, :, None], drawn[:, None, :]] > limit[:, :, None]
         best = _purest(numbers, bits, classes[drawn], weights[drawn], count, level)
         features[:, level] = tried[each, best]
         thresholds[:, level] = limit[each, best]
@@ -167,14 +168,19 @@ def _purest(
     """The try of each tree, ``(T,)``, that leaves the purest leaves (Gini)."""
     trees, tries, _ = bits.shape
     leaves = 2 ** (level + 1)
+    nodes = trees * tries * leaves
     place = (np.arange(trees * tries) * leaves).reshape(trees, tries, 1)
-    key = (place + numbers[:, None, :] * 2 + bits) * count + classes[:, None, :]
+    key = numbers[:, None, :] * 2 + bits
+    key += place
+    key += (classes * nodes)[:, None, :]
     weight = np.broadcast_to(weights[:, None, :], bits.shape).ravel()
-    table = np.bincount(key.ravel(), weight, minlength=trees * tries * leaves * count)
-    table = table.reshape(trees, tries, leaves, count)
-    total = table.sum(-1)
-    purity = (table**2).sum(-1) / np.maximum(total, 1e-9)
-    return np.asarray(purity.sum(-1).argmax(1))
+    # Classes outermost: sums over the few of them then run along memory.
+    table = np.bincount(key.ravel(), weight, minlength=count * nodes).reshape(count, nodes)
+    total = np.maximum(table.sum(0), 1e-9)
+    table *= table
+    purity = table.sum(0)
+    purity /= total
+    return np.asarray(purity.reshape(trees, tries, leaves).sum(-1).argmax(1))
 
 
 def _groups(trees: int, pixels: int) -> list[slice]:
@@ -192,20 +198,23 @@ def fill(
     numbers = forest.leaf_numbers(values)
     leaves = 2**depth
     weights = np.asarray(weights, np.float64)
-    table = np.empty((trees, leaves * count))
+    table = np.empty((count, trees, leaves))
     for group in _groups(trees, len(values)):
         own = numbers[group].astype(np.int64)
-        own += np.arange(len(own))[:, None] * leaves
-        own *= count
-        own += classes
+        some = len(own)
+        own += np.arange(some)[:, None] * leaves
+        own += classes.astype(np.int64) * (some * leaves)
         weight = np.broadcast_to(weights, own.shape).ravel()
-        found = np.bincount(own.ravel(), weight, minlength=len(own) * leaves * count)
-        table[group] = found.reshape(len(own), -1)
-    levels = [table.reshape(trees, leaves, count)]
-    while levels[0].shape[1] > 1:
-        levels.insert(0, levels[0].reshape(trees, -1, 2, count).sum(2))
-    above = levels[0] / levels[0].sum(-1, keepdims=True)
+        found = np.bincount(own.ravel(), weight, minlength=count * some * leaves)
+        table[:, group] = found.reshape(count, some, leaves)
+    levels = [table]
+    while levels[0].shape[2] > 1:
+        levels.insert(0, levels[0][..., ::2] + levels[0][..., 1::2])
+    above = levels[0] / levels[0].sum(0)
     for counts in levels[1:]:
-        above = np.repeat(above, 2, axis=1)
-        above = (counts + PRIOR * above) / (counts.sum(-1, keepdims=True) + PRIOR)
-    return Forest(forest.features, forest.thresholds, above.astype(np.float32))
+        above = np.repeat(above, 2, axis=2)
+        above *= PRIOR
+        above += counts
+        above /= counts.sum(0) + PRIOR
+    filled = np.ascontiguousarray(np.moveaxis(above, 0, -1), np.float32)
+    return Forest(forest.features, forest.thresholds, filled)
