@@ -76,7 +76,7 @@ class Annotating:
         self.draws += 1
 
     def _on_arrived(self, wish: Any, data: Any) -> None:
-        if data["region"] is None and not data["rough"]:
+        if data["region"] is None and not data["rough"] and not data["draft"]:
             self.covered = wish.state
 
     def wait(self, until: Callable[[], Any]) -> None:

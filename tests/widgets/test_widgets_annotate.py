@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.components import ViewerModel
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QApplication
 from tests.widgets.annotating import (
     HEIGHT,
     WIDTH,
@@ -125,6 +127,20 @@ def test_only_the_newest_strokes_are_waited_for(
     worker.play(worker.last("annotate_preview"))
     qtbot.waitUntil(lambda: right(panel))
     assert worker.count("annotate_preview") == 2, "the newest state, and nothing between"
+
+
+def test_while_the_mouse_is_down_drafts_are_asked_for(
+    open_annotate: Any, qtbot: Any, worker: FakeAnnotator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel = open_annotate()
+    down = Qt.MouseButton.LeftButton
+    monkeypatch.setattr(QApplication, "mouseButtons", lambda: down)
+    two_strokes(panel)
+    qtbot.waitUntil(panel.annotator.is_fresh)
+    asked = [job.payload["draft"] for job in worker.jobs if job.kind == "annotate_preview"]
+    assert asked[0], "while a stroke is painted"
+    assert not asked[-1], "the whole forest's labels follow without another event"
+    assert right(panel)
 
 
 def test_planes_and_images_teach_one_classifier(

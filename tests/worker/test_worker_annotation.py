@@ -155,6 +155,17 @@ def test_an_overview_comes_first_and_is_every_few_pixels_of_the_plane(
     assert np.array_equal(first["labels"], whole["labels"][::step, ::step])
 
 
+def test_a_draft_is_about_right_and_leaves_no_trace(worker: Worker, session: str) -> None:
+    strokes = [{"source": "s", "index": (0,), **BOTH}]
+    assert right(worker.labels(session, strokes=strokes, draft=True)) > 0.8
+    assert worker.planes[0]["draft"]
+    after = worker.labels(session)
+    assert not worker.planes[0]["draft"]
+    worker("close", session=session)
+    other = str(worker("open", model="embedded", options=OPTIONS, codes=(1, 2))["session"])
+    np.testing.assert_array_equal(after, worker.labels(other, strokes=strokes))
+
+
 def test_preparing_ahead_makes_the_image_needless(worker: Worker, session: str) -> None:
     plane = {"session": session, "source": "s", "index": (1,)}
     first = worker("prepare", {"image": stripes()}, **plane)

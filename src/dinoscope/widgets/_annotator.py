@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QObject, Qt, QTimer, Signal
+from qtpy.QtWidgets import QApplication
 
 from dinoscope.errors import DinoscopeError
 from dinoscope.widgets._annotlayers import ROLES, AnnotatedImage
@@ -308,6 +309,7 @@ class Annotator(QObject):
                 pieces(image.plane_shape, seen),
                 self.want,
                 wants_overview(image.plane_shape, seen),
+                bool(QApplication.mouseButtons() & Qt.MouseButton.LeftButton),
                 self._generation,
                 state,
                 time.monotonic(),

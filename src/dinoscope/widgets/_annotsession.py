@@ -7,7 +7,7 @@ is opened again and told everything.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from qtpy.QtCore import QObject, QTimer, Signal
@@ -28,8 +28,9 @@ REST_MS = 400
 class Wish:
     """A preview that is wanted: regions of a plane, the first ones first.
 
-    With `overview` all of it comes first of all, coarsely. `generation` counts changes of the
-    classes: answers in other codes are dropped.
+    With `overview` all of it comes first of all, coarsely. A `draft`, for while a stroke is being
+    painted, is by a small forest, and soon there; unless a newer wish comes, the whole forest's
+    labels follow. `generation` counts changes of the classes: answers in other codes are dropped.
     """
 
     key: str
@@ -38,6 +39,7 @@ class Wish:
     regions: tuple[Region | None, ...]
     want: tuple[str, ...] = ("labels",)
     overview: bool = False
+    draft: bool = False
     generation: int = 0
     state: Any = None
     made_at: float = field(default=0.0, compare=False)
@@ -240,6 +242,7 @@ class AnnotSession(QObject):
             "index": wish.index,
             "regions": wish.regions,
             "overview": wish.overview,
+            "draft": wish.draft,
             "want": wish.want,
             "strokes": self.stroke_values(),
         }
@@ -273,7 +276,9 @@ class AnnotSession(QObject):
     def _on_done(self, data: Mapping[str, Any]) -> None:
         self._tries = 0
         wish = self._now
-        if wish is not None:
+        if wish is not None and wish.draft:
+            self._wish = self._wish or replace(wish, draft=False)
+        elif wish is not None:
             self.completed.emit(wish)
             self._rest.start()
         self.busy.emit("")

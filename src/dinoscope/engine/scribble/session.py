@@ -34,6 +34,7 @@ from dinoscope.engine.scribble.features import (
     plain_columns,
     plane_features,
 )
+from dinoscope.engine.scribble.forest import TREES
 from dinoscope.engine.scribble.geometry import affordable, clipped, rough_zoom
 from dinoscope.engine.scribble.predicting import Prediction, Tables, predict
 from dinoscope.errors import InputError
@@ -100,6 +101,7 @@ class ScribbleSession:
     _tokens: dict[Place, str] = field(default_factory=dict)
     _strokes: dict[Place, _Strokes] = field(default_factory=dict)
     _changed: bool = False
+    _trees: int = TREES
     _tables: Tables | None = None
     _uncalibrated: Samples | None = None
     #: Columns of the features that are smoothed intensities, and how many are the head's classes.
@@ -368,14 +370,15 @@ class ScribbleSession:
 
     # -- classifier -----------------------------------------------------------------------------
 
-    def fit(self, *, calibrate: bool = True) -> Classifier | None:
+    def fit(self, *, calibrate: bool = True, trees: int = TREES) -> Classifier | None:
         """The classifier of the strokes as they are now; ``None`` where there are none.
 
         Without `calibrate` the same labels are there sooner; held-out strokes are asked in the next
-        call, so until then probabilities are as the last strokes had them.
+        call, so until then probabilities are as the last strokes had them. With fewer `trees` other
+        labels are, about right: the next call with more grows the forest anew.
         """
-        if self._changed:
-            self._learn()
+        if self._changed or self._trees < trees:
+            self._learn(trees)
         if calibrate and self._uncalibrated is not None and self.classifier is not None:
             samples, self._uncalibrated = self._uncalibrated, None
             self.classifier = calibrated(
@@ -395,10 +398,10 @@ class ScribbleSession:
             shift += int(own.max(initial=-1)) + 1
         return np.concatenate(numbers)
 
-    def _learn(self) -> None:
+    def _learn(self, trees: int) -> None:
         known = self._known()
         self._tables = self._uncalibrated = None
-        self._changed = False
+        self._changed, self._trees = False, trees
         if not known:
             self.classifier = None
             return
@@ -411,7 +414,7 @@ class ScribbleSession:
         )
         before = self.classifier.temperature if self.classifier is not None else 1.0
         self.classifier = dataclasses.replace(
-            fit(samples, seed=self.options.seed), temperature=before
+            fit(samples, trees=trees, seed=self.options.seed), temperature=before
         )
 
     def predict(
