@@ -12,11 +12,13 @@ from functools import lru_cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+#: Flags of Linux for what decides how fast a processor multiplies, and their usual names.
+_VECTORS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_bf16": "bf16", "amx_bf16": "AMX"}
 
 
 @lru_cache
 def machine() -> str:
-    """Processor, cores, memory, system and torch of this machine, in one line."""
+    """Processor, what its vector units know, cores, memory, system and torch, in one line."""
     from importlib.metadata import version
 
     processor = platform.processor() or platform.machine()
@@ -25,6 +27,10 @@ def machine() -> str:
         for line in cpuinfo.read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 processor = line.partition(":")[2].strip()
+            if line.startswith("flags"):
+                flags = set(line.split())
+                known = [name for flag, name in _VECTORS.items() if flag in flags]
+                processor += f" ({', '.join(known[-2:])})" if known else ""
                 break
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = ""

@@ -268,8 +268,13 @@ class AnnotSession(QObject):
         self._drop_rest()
 
     def _drop_rest(self) -> None:
-        """The rest of a preview is out of date where a newer one is wanted."""
-        if self._wish is not None and self._job is not None and self._shown:
+        """The rest of a preview is out of date where a newer one is wanted; so is a draft of a
+        prepared plane, whatever it has sent, when the stroke is painted to its end."""
+        wish, now = self._wish, self._now
+        if wish is None or now is None or self._job is None:
+            return
+        prepared = (now.key, now.index) in self._prepared
+        if self._shown or (now.draft and not wish.draft and prepared):
             self._shown = False
             self._job.withdraw()
 

@@ -145,6 +145,7 @@ def preview(context: JobContext) -> Steps:
     draft = bool(payload.get("draft", False))
     session.fit(calibrate=want != ("labels",) and not draft, trees=DRAFT_TREES if draft else TREES)
     seconds["fit"] = time.perf_counter() - clock
+    yield Progress("preview", 0, 1)  # a draft may be out of date by now
     seconds["predict"] = 0.0
     if payload.get("overview", False):
         clock = time.perf_counter()
