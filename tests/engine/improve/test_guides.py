@@ -53,6 +53,22 @@ def test_without_a_teacher_nothing_changes(full_model: Model) -> None:
     assert torch.equal(full_model.heads["semantic"].out.bias, kept)  # type: ignore[union-attr, arg-type]
 
 
+@pytest.mark.parametrize(("surprise", "moves"), [(0.11, True), (0.2, False)])
+def test_areas_that_held_out_strokes_speak_against_are_not_matched(
+    full_model: Model, surprise: float, moves: bool
+) -> None:
+    bias = full_model.heads["semantic"].out.bias  # type: ignore[union-attr]
+    kept = bias.clone()  # type: ignore[union-attr, operator]
+
+    def validate(model: Model) -> dict[str, float]:
+        return {"iou": 0.9, "log_loss": 0.1 if torch.equal(bias, kept) else surprise}  # type: ignore[arg-type]
+
+    told = teacher(0.7)
+    scores, _ = drive(match_areas(full_model, told, setting(), validate))
+    assert scores["log_loss"] == (surprise if moves else 0.1)
+    assert torch.equal(bias, kept) != moves  # type: ignore[arg-type]
+
+
 def test_guides_are_dense_and_each_draw_differs() -> None:
     told = teacher(0.5)
     first, second, *_ = told.guides(0)

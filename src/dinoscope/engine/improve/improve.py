@@ -16,7 +16,7 @@ from typing import Any
 from dinoscope.config import ImproveOptions
 from dinoscope.engine.improve.choose import HEADS_SHARE
 from dinoscope.engine.improve.compare import Compared, compare, fast_loop, in_preview, mean_scores
-from dinoscope.engine.improve.guides import Teacher, fast_teacher, match_areas, seen_planes
+from dinoscope.engine.improve.guides import Teacher, fast_teacher, match_areas
 from dinoscope.engine.improve.holdout import Part
 from dinoscope.engine.improve.prepare import Prepared, prepare
 from dinoscope.engine.improve.scores import HeldScores
@@ -305,8 +305,7 @@ def _stages(
                 extras=extras,
             )
             state = yield from told(events, f"{say}{name}", at, share * own, seconds)
-            yield from match_areas(model, teacher, setting)
-            scores = validate(model) if validate else {}
+            scores = yield from match_areas(model, teacher, setting, validate)
             done = notebook.finish(prefix + name, model, scores, state.step, state.history)
         found.append(done)
         at += share * own
@@ -324,7 +323,7 @@ def _teacher(work: Prepared, part: Part) -> Generator[Progress, None, Teacher]:
             return Teacher()
         if not work.setting.options.guide:
             return Teacher(weights=tuple(loop.weights()))
-        return (yield from fast_teacher(loop, seen_planes(part)))
+        return (yield from fast_teacher(loop, part.training))
     finally:
         loop.close()
 
