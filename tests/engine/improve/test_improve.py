@@ -15,6 +15,8 @@ import torch
 from tests.engine.conftest import discs
 from tests.engine.improve.conftest import QUICK, drive
 
+from dinoscope.engine.improve import choose as choose_module
+from dinoscope.engine.improve import prepare as prepare_module
 from dinoscope.engine.improve.choose import choose
 from dinoscope.engine.improve.compare import Compared
 from dinoscope.engine.improve.improve import improve
@@ -211,6 +213,17 @@ def test_a_plan_says_what_would_be_done_and_writes_nothing(
     nothing, _ = drive(plan(empty.folder, QUICK))
     assert not nothing.enough
     assert "nothing that can be learned from" in nothing.problems[0]
+
+
+def test_a_plan_measures_every_way_without_what_training_imports(
+    make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choose_module, "_MEASURED", {})
+    monkeypatch.setattr(prepare_module, "imported", lambda: pytest.fail("seconds of imports"))
+    drive(plan(make_project(4).folder, replace(QUICK, tune="auto", minutes=0.1)))
+    seconds = {key[-1]: value for key, value in choose_module._MEASURED.items()}
+    assert list(seconds) == ["heads", "lora-last:1", "lora-all"]
+    assert all(value > 0 for value in seconds.values())
 
 
 def test_the_machine_decides_what_is_trained() -> None:
