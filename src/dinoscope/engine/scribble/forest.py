@@ -116,7 +116,7 @@ def grow(
     numbers = np.zeros((trees, size), np.int64)
     each = np.arange(trees)
     columns = np.ascontiguousarray(values.T)  # one column fits the first cache
-    kinds, counts = classes[drawn], weights[drawn]
+    kinds, counts = classes[drawn].astype(np.int64), weights[drawn]
     groups = [slice(first, first + _GROWN) for first in range(0, trees, _GROWN)]
     for level in range(depth):
         tried = rng.integers(0, values.shape[1], (trees, tries))
