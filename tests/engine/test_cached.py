@@ -12,7 +12,7 @@ import torch
 from dinoscope.config import TrainOptions
 from dinoscope.engine.batches import Batch
 from dinoscope.engine.cached import LEAST_BATCHES, REFRESH_EVERY, TokenPool, token_pool
-from dinoscope.engine.fit import FitOptions, _losses
+from dinoscope.engine.fit import FitOptions, losses_of
 from dinoscope.models.adapter import add_lora
 from dinoscope.models.model import Model
 from dinoscope.tasks.base import task
@@ -58,7 +58,7 @@ def pool_for(made: Model, start: int, **changes: float) -> TokenPool:
 def losses_and_gradients(made: Model, batch: Batch, frozen: bool) -> dict[str, torch.Tensor]:
     made.zero_grad(set_to_none=True)
     options = FitOptions(None, 1, 1e-3, 0.0, frozen_backbone=frozen)
-    losses = _losses(made, batch, options, torch.device("cpu"))
+    losses = losses_of(made, batch, options, torch.device("cpu"))
     sum(losses.values()).backward()
     found = {n: v.detach() for n, v in losses.items()}
     return found | {n: p.grad.clone() for n, p in made.named_parameters() if p.grad is not None}
