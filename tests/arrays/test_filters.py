@@ -73,8 +73,11 @@ def test_every_second_pixel_has_the_values_it_has_among_all() -> None:
     image = field(131)[None, :, :97].repeat(3, axis=0) * np.array([1, 0.5, 0.2])[:, None, None]
     whole = FilterBank().compute(image)
     half = FilterBank().compute(image, stride=2, threads=2)
-    # Other shapes may take other paths through the linear algebra: a last bit or two of float16.
-    assert np.allclose(half, whole[:, ::2, ::2], rtol=2e-3, atol=2e-4)
+    # Products of other shapes may differ in float32's last bits, and so, hardly ever, in float16's.
+    same = whole[:, ::2, ::2]
+    step = np.spacing(np.maximum(np.abs(half), np.abs(same)))
+    assert np.all(np.abs(half.astype(np.float32) - same) <= step)
+    assert np.mean(half != same) < 1e-3
     assert len(whole) == FilterBank().count(3) == len(SCALES) * (7 + 3)
 
 

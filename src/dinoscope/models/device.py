@@ -12,6 +12,7 @@ import importlib.util
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -58,12 +59,9 @@ def keep_freed_memory() -> bool:
     and a page that comes anew has to be cleared first: up to a fifth of the time of a tile. Arrays
     of 64 MB and more go back at once, as whole planes do. Other C libraries keep memory anyway.
     """
-    if sys.platform != "linux":
+    mallopt = _glibc("mallopt")
+    if mallopt is None:
         return False
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return False  # musl
     mapped = mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
     return bool(mapped and mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES))
 
@@ -71,12 +69,19 @@ def keep_freed_memory() -> bool:
 def give_back_memory() -> bool:
     """Hand what :func:`keep_freed_memory` kept back to the system, as when nothing is to be done
     soon; whether there was any."""
+    trim = _glibc("malloc_trim")
+    return trim is not None and bool(trim(0))
+
+
+def _glibc(name: str) -> Callable[..., int] | None:
+    """A function of glibc; ``None`` where the C library is another one."""
     if sys.platform != "linux":
-        return False
+        return None
     try:
-        return bool(ctypes.CDLL("libc.so.6").malloc_trim(0))
+        found: Callable[..., int] = getattr(ctypes.CDLL("libc.so.6"), name)
     except (OSError, AttributeError):
-        return False  # musl
+        return None  # musl
+    return found
 
 
 def import_torch() -> Any:

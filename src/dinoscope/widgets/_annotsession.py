@@ -85,8 +85,6 @@ class AnnotSession(QObject):
         self._sending: dict[PlaneKey, int] = {}
         self._wish: Wish | None = None
         self._now: Wish | None = None
-        #: Whether a preview is wanted: nothing follows a draft that was dropped meanwhile.
-        self._wanted = False
         #: Whether the job has sent labels that are not its first, rough ones.
         self._shown = False
         self._job: JobHandle | None = None
@@ -126,13 +124,13 @@ class AnnotSession(QObject):
         if self.info.get("own_classes") and self.names() != self._opened_for:
             # The model's semantic head, which has its say, knows the classes by their old order.
             self.restart()
-        self._wish, self._wanted = wish, True
+        self._wish = wish
         self._drop_rest()
         self._pump()
 
     def drop(self) -> None:
-        """Want nothing any more."""
-        self._wish, self._wanted = None, False
+        """Want nothing any more, not even what is under way."""
+        self._wish = self._now = None
 
     @property
     def idle(self) -> bool:
@@ -284,8 +282,7 @@ class AnnotSession(QObject):
         self._tries = 0
         wish = self._now
         if wish is not None and wish.draft:
-            if self._wanted:
-                self._wish = self._wish or replace(wish, draft=False)
+            self._wish = self._wish or replace(wish, draft=False)
         elif wish is not None:
             self.completed.emit(wish)
             self._rest.start()

@@ -315,6 +315,7 @@ def score_text(name: str) -> str:
         "ap50": "AP50",
         "f1_macro": "macro F1",
         "depth_gain": "depth gain",
+        "log_loss": "log loss (less is better)",
     }
     return words.get(name, name)
 

@@ -46,6 +46,7 @@ class Mailbox:
 class Helpers:
     """Daemon threads for calls that may block: as many as are busy at once, each used again.
 
+    Unlike those of `concurrent.futures`, they do not keep the program from ending.
     What a thread freed serves its next call. The C library gives threads memory of their own, which
     they keep: a new one for each plane that is read would in the end hold a dozen planes.
     """

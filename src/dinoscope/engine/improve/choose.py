@@ -26,7 +26,7 @@ LEAST_STEPS = 250
 STEPS_FOR_ALL = 1500
 #: Steps that are timed, after one that warms up.
 TIMED = 2
-#: What LoRA layers add to the passes through frozen blocks, measured with rank 8.
+#: What LoRA layers are taken to add to the passes through frozen blocks: roughly, for rank 8.
 LORA_COST = 1.15
 
 
