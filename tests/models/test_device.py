@@ -152,3 +152,22 @@ def test_freed_memory_is_used_again_without_new_pages() -> None:
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     before, after = map(int, done.stdout.split())
     assert after < before / 20
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="an option of glibc")
+def test_kept_memory_goes_back_when_it_is_asked_for() -> None:
+    code = """if True:
+        from dinoscope.models.device import give_back_memory, keep_freed_memory
+
+        def resident_mb():
+            return int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6
+
+        assert keep_freed_memory()
+        some = [b"x" * (24 << 20) for _ in range(4)]
+        del some
+        kept = resident_mb()
+        assert give_back_memory()
+        print(kept - resident_mb())
+    """
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert float(done.stdout) > 80
