@@ -54,7 +54,7 @@ wheel: setup
 
 pytest: setup
 	@echo "== pytest"
-	@$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 --durations 25 $(PYTEST_ARGS)
 
 clean:
 	rm -rf $(VENV) $(DEMO_OUTPUT) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

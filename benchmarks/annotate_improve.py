@@ -24,7 +24,12 @@ from benchmarks.strokes import draw
 from dinoscope.arrays.files import read_image
 from dinoscope.arrays.metrics import confusion_matrix, semantic_scores
 from dinoscope.arrays.normalize import Normalization
-from dinoscope.config import AnnotateOptions, ImproveOptions, PredictOptions
+from dinoscope.config import (
+    AnnotateOptions,
+    ImproveOptions,
+    PredictOptions,
+    available_cores,
+)
 from dinoscope.engine.explore.store import TokenStore
 from dinoscope.engine.improve.baseline import FastLoop
 from dinoscope.engine.improve.improve import improve
@@ -32,7 +37,6 @@ from dinoscope.engine.improve.material import gather
 from dinoscope.engine.predict import predict
 from dinoscope.engine.scribble.session import ScribbleSession
 from dinoscope.models.checkpoint import load_model
-from dinoscope.models.device import available_cores
 from dinoscope.models.model import Model
 from dinoscope.project import Project
 from dinoscope.types import ImageInput, PlaneOutput

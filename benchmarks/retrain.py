@@ -98,12 +98,13 @@ def retrain(
     import torch
 
     from benchmarks.train_embedded import CROP_PX, DIAMETER_PX, WEIGHTS, real_image
+    from dinoscope.config import available_cores
     from dinoscope.engine.augment import Augmentation
     from dinoscope.engine.batches import BatchSource, CropPlan
     from dinoscope.engine.dataset import ImageSet
     from dinoscope.engine.fit import FitOptions, fit
     from dinoscope.models.checkpoint import save_model
-    from dinoscope.models.device import available_cores, set_threads
+    from dinoscope.models.device import set_threads
     from dinoscope.models.precision import check_bf16
 
     set_threads(settings.threads)

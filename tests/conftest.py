@@ -59,6 +59,14 @@ def _no_network() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """A test that asked for more leaves one to those after it: two processes share the cores."""
+    yield
+    if import_torch().get_num_threads() != 1:
+        import_torch().set_num_threads(1)
+
+
 @pytest.fixture
 def tiny_model() -> Model:
     """A random model with an instance and a classification head, small enough for any test."""

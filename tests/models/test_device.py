@@ -4,11 +4,13 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from dinoscope.config import machine
 from dinoscope.errors import InputError
 from dinoscope.models import device
 
@@ -41,13 +43,34 @@ def test_absent_device_is_refused_with_those_that_work(monkeypatch: pytest.Monke
         device.pick_device("cuda")
 
 
-def test_zero_threads_means_every_core() -> None:
-    before = torch.get_num_threads()
-    try:
-        assert device.set_threads(1) == torch.get_num_threads() == 1
-        assert device.set_threads(0) == device.available_cores() == torch.get_num_threads()
-    finally:
-        torch.set_num_threads(before)
+def test_zero_threads_means_every_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert device.set_threads(1) == torch.get_num_threads() == 1
+    assert device.set_threads(0) == machine.available_cores() == torch.get_num_threads()
+
+
+@pytest.mark.parametrize(("said", "threads"), [("1", 1), ("3,2", 3), ("64", 8), ("many", 8)])
+def test_zero_threads_means_what_the_cluster_says(
+    monkeypatch: pytest.MonkeyPatch, said: str, threads: int
+) -> None:
+    monkeypatch.setattr(machine, "available_cores", lambda: 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert device.set_threads(0) == threads
+    assert device.set_threads(2) == 2  # who asks for a number gets it
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"), [("200000 100000", 2), ("50000 100000", 1), ("max 100000", 16), (None, 16)]
+)
+def test_a_container_s_share_of_time_limits_the_cores(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: str | None, cores: int
+) -> None:
+    file = tmp_path / "cpu.max"
+    if quota is not None:
+        file.write_text(quota)
+    monkeypatch.setattr(machine, "_QUOTA", file)
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+    assert machine.available_cores() == cores
 
 
 def test_bfloat16_is_used_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:

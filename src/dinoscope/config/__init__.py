@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dinoscope.config.improving import ImproveOptions
+from dinoscope.config.machine import available_cores, default_threads
 from dinoscope.config.options import (
     DEVICES,
     RUNTIMES,
@@ -47,7 +48,9 @@ __all__ = [
     "TRAINABLE_TASKS",
     "TrainOptions",
     "UnlabelledOptions",
+    "available_cores",
     "check",
+    "default_threads",
     "option",
     "options_of",
     "parse_layers",

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dinoscope.arrays.normalize import Normalization
-from dinoscope.config import SplitOptions, TrainOptions, parse_weights
+from dinoscope.config import SplitOptions, TrainOptions, available_cores, parse_weights
 from dinoscope.engine.augment import Augmentation
 from dinoscope.engine.batches import BatchSource, CropPlan
 from dinoscope.engine.cached import token_pool
@@ -28,7 +28,7 @@ from dinoscope.engine.validate import MAIN_SCORE, Validator
 from dinoscope.errors import InputError
 from dinoscope.models.card import HeadSpec
 from dinoscope.models.checkpoint import load_model, save_model
-from dinoscope.models.device import available_cores, pick_device, set_threads, torch
+from dinoscope.models.device import pick_device, set_threads, torch
 from dinoscope.models.model import Model
 from dinoscope.models.precision import check_bf16
 from dinoscope.tasks.base import task

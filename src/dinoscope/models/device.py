@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from dinoscope.config import DEVICES
+from dinoscope.config import DEVICES, available_cores, default_threads
 from dinoscope.errors import InputError
 
 if TYPE_CHECKING:
@@ -141,16 +141,13 @@ def pick_device(name: str = "auto") -> str:
     return name
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return max(1, os.cpu_count() or 1)
-
-
 def set_threads(threads: int = 0) -> int:
-    """Let torch use this many CPU threads (0 = every core); return the number."""
-    number = threads if threads > 0 else available_cores()
+    """Let torch use this many CPU threads; return the number.
+
+    0 means what the variable ``OMP_NUM_THREADS`` says, as clusters set it for a job, else every
+    core.
+    """
+    number = threads if threads > 0 else default_threads()
     import_torch().set_num_threads(number)
     return number
 

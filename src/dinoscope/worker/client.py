@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import atexit
 import itertools
-import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dinoscope.config import available_cores
 from dinoscope.errors import WorkerError
 from dinoscope.types import ImageInput
 from dinoscope.worker.job import Callback, Job, as_worker_error
@@ -63,7 +63,7 @@ class WorkerClient:
         python: str | None = None,
     ) -> None:
         self._settings = WorkerSettings(
-            threads=threads or max(1, _cores() - 1),
+            threads=threads or max(1, available_cores() - 1),
             warm_up=warm_up,
             job_modules=tuple(str(module) for module in job_modules),
             python=python or sys.executable,
@@ -393,9 +393,3 @@ class WorkerClient:
             self._last_state = state
             for callback in self._subscribers:
                 self._mailbox.post(partial(callback, Event("state", dict(state))))
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -183,16 +183,19 @@ class _OpenVino:
         return _features(self._parts, patch_tokens, cls_token, x.device)
 
     def _two_at_a_time(self, compiled: Any, pixels: np.ndarray) -> list[Any]:
-        found: list[Any] = [None] * len(pixels)
-
-        def keep(request: Any, number: int) -> None:
-            found[number] = tuple(request.get_output_tensor(i).data.copy() for i in (0, 1))
-
-        queue = self._openvino.AsyncInferQueue(compiled, self._streams)
-        queue.set_callback(keep)
-        for number in range(len(pixels)):
-            queue.start_async([pixels[number : number + 1]], number, share_inputs=True)
-        queue.wait_all()
+        # Requests that are waited for, not a queue with a callback: OpenVINO's threads must never
+        # want the interpreter's lock, as whoever drops the compiled model holds it and waits for
+        # them (both then wait for ever).
+        requests = [compiled.create_infer_request() for _ in range(self._streams)]
+        found: list[Any] = []
+        for number in range(len(pixels) + self._streams):
+            request = requests[number % self._streams]
+            if number >= self._streams:  # its tile before
+                request.wait()
+                outputs = (request.get_output_tensor(i).data for i in (0, 1))
+                found.append(tuple(output.copy() for output in outputs))
+            if number < len(pixels):
+                request.start_async([pixels[number : number + 1]], share_inputs=True)
         return found
 
 

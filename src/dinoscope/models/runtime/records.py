@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dinoscope import __version__
-from dinoscope.models.device import available_cores
+from dinoscope.config import available_cores
 from dinoscope.models.folders import cache_dir
 
 _FILE = "runtimes.json"
