@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 import torch
 from tests.engine.improve.conftest import drive
 
@@ -36,3 +37,18 @@ def test_a_model_s_own_head_joins_where_it_is_asked_for(
         assert np.allclose(maps.sum(0), 1, atol=1e-2)
         share[joined] = float((maps.argmax(0) == 1).mean())
     assert share[True] > 1.1 * share[False]
+
+
+def test_it_leaves_the_other_cores_to_the_window(
+    make_project: Callable[..., Project], full_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr("dinoscope.config.machine.available_cores", lambda: 3)
+    project = make_project(2)
+    material = gather(project, Normalization.from_json(full_model.card.normalization))
+    images = {p.source: project.open_image(p.source) for p in material.planes}
+    for threads, taken in ((1, 1), (2, 2), (0, 3)):
+        loop = FastLoop(full_model, images, ("background", "disc"), threads=threads)
+        assert drive(loop.fit(material.planes))[0]
+        loop.close()
+        assert torch.get_num_threads() == taken  # which is what the training then goes on with

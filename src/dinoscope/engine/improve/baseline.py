@@ -49,7 +49,8 @@ class FastLoop:
         self.classes = tuple(classes)
         self._folder = tempfile.TemporaryDirectory(prefix="dinoscope-improve-")
         store = TokenStore(Path(self._folder.name))
-        options = AnnotateOptions(seed=seed)
+        # The tokens are computed with as many threads, which then stays so.
+        options = AnnotateOptions(seed=seed, threads=threads)
         self._session = ScribbleSession(
             model,
             options,
