@@ -123,23 +123,6 @@ def test_whole_images_are_held_out_where_there_are_several(
     assert [p.key for p in hold_out(material, 0).parts[0].held] == [p.key for p in part.held]
 
 
-def test_planes_that_judge_show_their_pixels_and_none_of_their_strokes(
-    make_project: Callable[..., Project],
-) -> None:
-    material = gather(make_project(5), PERCENTILE)
-    (part,) = hold_out(material, 0).parts
-    held = {p.source for p in part.held}
-    planes = part.with_strokes()
-    assert {p.source for p in planes} == {p.source for p in material.planes}
-    for plane in planes:
-        before = next(p for p in material.planes if p.source == plane.source)
-        assert np.array_equal(plane.image.pixels, before.image.pixels)
-        assert known(plane.image).any() != (plane.source in held)
-    regions = hold_out(gather(make_project(1, strokes=4000), PERCENTILE), 0).parts[0]
-    (plane,) = regions.with_strokes()  # once, without what judges
-    assert not (known(plane.image) & known(regions.held[0].image)).any()
-
-
 def test_regions_are_held_out_of_a_single_plane_and_share_no_pixel(
     make_project: Callable[..., Project],
 ) -> None:

@@ -70,10 +70,11 @@ def fast_teacher(
     """What a fitted fast loop says of planes with strokes."""
     images, found = [], []
     for plane in planes:
-        maps = yield from loop.probabilities(plane)
-        strokes = plane.image.targets["semantic"]
-        images.append(replace(plane.image, targets={"semantic": strokes}))
-        found.append(np.rint(255 * maps).astype(np.uint8))
+        if "semantic" in plane.image.targets:
+            maps = yield from loop.probabilities(plane)
+            strokes = plane.image.targets["semantic"]
+            images.append(replace(plane.image, targets={"semantic": strokes}))
+            found.append(np.rint(255 * maps).astype(np.uint8))
     return Teacher(tuple(images), tuple(found), tuple(loop.weights()))
 
 

@@ -40,12 +40,6 @@ class Part:
     training: tuple[AnnotatedPlane, ...]
     held: tuple[AnnotatedPlane, ...]
 
-    def with_strokes(self) -> tuple[AnnotatedPlane, ...]:
-        """Each plane with strokes once, with those that train: of one that only judges, none."""
-        trained = {p.key for p in self.training}
-        planes = (*self.training, *(_unpainted(p) for p in self.held if p.key not in trained))
-        return tuple(p for p in planes if "semantic" in p.image.targets)
-
 
 @dataclass(frozen=True)
 class Holdout:
@@ -209,14 +203,6 @@ def _part(planes: Sequence[AnnotatedPlane], held: Sequence[Unit]) -> Part:
         else:
             training.append(plane)
     return Part(_not_empty(training), _not_empty(judged))
-
-
-def _unpainted(plane: AnnotatedPlane) -> AnnotatedPlane:
-    """The same plane without its strokes, where it has some."""
-    targets = {
-        t: np.full_like(v, IGNORE) for t, v in plane.image.targets.items() if t == "semantic"
-    }
-    return replace(plane, image=replace(plane.image, targets=targets), objects=(), centres=())
 
 
 def _not_empty(planes: Sequence[AnnotatedPlane]) -> tuple[AnnotatedPlane, ...]:

@@ -313,8 +313,8 @@ def _stages(
 
 
 def _teacher(work: Prepared, part: Part) -> Generator[Progress, None, Teacher]:
-    """The fast loop, fitted on the strokes that train, as the teacher of what lies between them,
-    also on planes whose strokes judge; nothing where there are no strokes."""
+    """The fast loop, fitted on the strokes that train, as the teacher of what lies between them;
+    nothing where there are no strokes."""
     if "semantic" not in work.specs:
         return Teacher()
     loop = fast_loop(work)
@@ -323,7 +323,7 @@ def _teacher(work: Prepared, part: Part) -> Generator[Progress, None, Teacher]:
             return Teacher()
         if not work.setting.options.guide:
             return Teacher(weights=tuple(loop.weights()))
-        return (yield from fast_teacher(loop, part.with_strokes()))
+        return (yield from fast_teacher(loop, part.training))
     finally:
         loop.close()
 
