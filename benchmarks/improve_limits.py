@@ -36,7 +36,7 @@ from dinoscope.config import AnnotateOptions
 from dinoscope.engine.explore.store import TokenStore
 from dinoscope.engine.improve import improve as rounds
 from dinoscope.engine.improve.baseline import FastLoop
-from dinoscope.engine.improve.guides import Teacher, fast_teacher
+from dinoscope.engine.improve.guides import Guides, Teacher, fast_teacher
 from dinoscope.engine.improve.material import AnnotatedPlane
 from dinoscope.engine.scribble.classifier import FOLDS, Classifier, Samples, fit, stroke_numbers
 from dinoscope.engine.scribble.features import PlaneFeatures, plain_columns
@@ -90,7 +90,10 @@ def trained(settings: Settings, name: str, way: str, fast: float) -> dict[str, A
         work = annotate(settings, name, Path(folder))
         if way == "strokes alone":
             return asdict(improved(settings, work, TUNE, fast, guide=False))
-        with mock.patch.object(rounds, "fast_teacher", dense_truth(work)):
+        with (
+            mock.patch.object(rounds, "fast_teacher", dense_truth(work)),
+            mock.patch.object(Guides, "draw_anew"),  # a truth is not changed
+        ):
             return asdict(improved(settings, work, TUNE, fast))
 
 

@@ -235,17 +235,18 @@ def fit(
             )
             if validate is not None and (bool(ranks.same(due)) or share >= 1.0):
                 scores = _validate(model, average, parameters, validate) if ranks.first else {}
-                scores = {**scores, "score": ranks.same(float(scores.get("score", 0.0)))}
                 validated = options.clock()
                 validation_s += validated - now
-                values |= {f"val_{n}": float(v) for n, v in scores.items()}
-                state.history.append({"step": state.step, "seconds": state.seconds, **values})
-                if scores.get("score", 0.0) >= state.best_score:
-                    state.best_score, state.best_step = float(scores.get("score", 0.0)), state.step
-                    best = {n: t.clone() for n, t in average.tensors.items()}
-                    state.stale = 0
-                else:
-                    state.stale += 1
+                if ranks.same(float(bool(scores))):  # else it only wanted to look at the model
+                    score = ranks.same(float(scores.get("score", 0.0)))
+                    values |= {f"val_{n}": float(v) for n, v in {**scores, "score": score}.items()}
+                    state.history.append({"step": state.step, "seconds": state.seconds, **values})
+                    if score >= state.best_score:
+                        state.best_score, state.best_step = score, state.step
+                        best = {n: t.clone() for n, t in average.tensors.items()}
+                        state.stale = 0
+                    else:
+                        state.stale += 1
             stop = bool(options.patience) and state.stale >= options.patience
             if checkpoint is not None and ranks.first and options.clock() - saved > CHECKPOINT_S:
                 saved = options.clock()

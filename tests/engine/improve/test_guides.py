@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from tests.engine.improve.conftest import drive
 from tests.engine.improve.test_warm import painted, setting
 
+from dinoscope.engine.dataset import TrainingImage
 from dinoscope.engine.dense import Runner
-from dinoscope.engine.improve.guides import Teacher, match_areas, shifts_for
+from dinoscope.engine.improve.guides import Guides, Teacher, match_areas, shifts_for
+from dinoscope.engine.improve.training import Setting
 from dinoscope.models.model import Model
 
 
@@ -71,13 +75,68 @@ def test_areas_that_held_out_strokes_speak_against_are_not_matched(
 
 def test_guides_are_dense_and_each_draw_differs() -> None:
     told = teacher(0.5)
-    first, second, *_ = told.guides(0)
+    first, second, *_ = Guides(told, setting()).images
     truths = [np.asarray(g.targets["semantic"]) for g in (first, second)]
     assert all(set(np.unique(t)) == {0, 1} for t in truths)  # class 2 is never said
     assert not np.array_equal(*truths)
     strokes = np.asarray(told.images[0].targets["semantic"])
     known = strokes != 255
     assert np.array_equal(truths[0][known], strokes[known])
+
+
+def test_guides_are_drawn_anew_from_what_the_network_says_too(
+    full_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The teacher is unsure everywhere; the network calls one half of a plane discs."""
+    plane = painted(0)
+    height, width = plane.pixels.shape[1:]
+    pixels = np.zeros((3, height, width), np.float16)
+    pixels[:, :, width // 2 :] = 1
+    image = replace(plane, pixels=pixels)
+    maps = np.full((3, height, width), [[[140]], [[115]], [[0]]], np.uint8)
+    maps[1, : height // 8] = 200  # an eighth of the plane are discs, by the teacher
+    monkeypatch.setattr("dinoscope.engine.improve.guides.WINDOW_PX", height // 2)
+    own = setting()
+    guides = Guides(Teacher((image,), (maps,)), own)
+    strokes = np.asarray(plane.targets["semantic"])
+    free = strokes == 255
+
+    def discs() -> tuple[float, float]:
+        truths = np.stack([np.asarray(g.targets["semantic"]) == 1 for g in guides.images])
+        share = (truths & free).sum((0, 1)) / (len(truths) * free.sum(0))
+        return float(share[: width // 2].mean()), float(share[width // 2 :].mean())
+
+    def says(runner: Runner, part: TrainingImage, _: Setting) -> np.ndarray:
+        right = np.asarray(part.pixels[0], np.float32)
+        return np.stack([1 - right, right, 0 * right]).clip(1e-3, 1)
+
+    left, right = discs()
+    assert abs(left - right) < 0.1
+    monkeypatch.setattr("dinoscope.engine.improve.guides._said", says)
+    for _ in range(20):  # in turn, where the time does not suffice for all
+        guides.draw_anew(full_model, own)
+    left, right = discs()
+    assert right > 4 * left
+    for guide in guides.images:  # what is painted stays
+        truth = np.asarray(guide.targets["semantic"])
+        assert np.array_equal(truth[~free], strokes[~free])
+
+
+def test_guides_are_drawn_anew_whenever_the_network_is_judged(full_model: Model) -> None:
+    own = setting()
+    guides = Guides(teacher(0.5), own)
+    before = [np.array(g.targets["semantic"]) for g in guides.images]
+    validate = guides.while_judging(lambda _: {"score": 0.5}, own)
+    assert validate is not None
+    assert validate(full_model) == {"score": 0.5}
+    after = [np.asarray(g.targets["semantic"]) for g in guides.images]
+    assert any(not np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+    alone = guides.while_judging(None, own)  # nothing was held out
+    assert alone is not None
+    assert alone(full_model) == {}
+    nobody = Guides(Teacher(), own)
+    assert nobody.images == []
+    assert nobody.while_judging(None, own) is None
 
 
 @pytest.mark.parametrize("areas", [(0.5, 0.3, 0.2), (0.05, 0.9, 0.05), (0.6, 0.4, 0.0)])

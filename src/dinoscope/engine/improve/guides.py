@@ -1,14 +1,18 @@
 """Dense truths between the strokes, from what the fast loop says, and its areas of classes.
 
 A network that learns from a forest's probabilities smooths its mistakes away (distillation, Hinton
-et al. 2015, arXiv:1503.02531). Strokes lie well inside what they name, so a network that fits them
-draws thin classes too thick; the forest, whose leaves count classes by their area, does not.
+et al. 2015, arXiv:1503.02531), until after some hundred steps it has learned those by heart too. So
+every now and then the truths are drawn anew, from what both say together. Strokes lie well inside
+what they name, so a network that fits them draws thin classes too thick; the forest, whose leaves
+count classes by their area, does not.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -36,6 +40,13 @@ _ROUNDS, _LOOKED_AT = 6, 200_000
 _STEP = 3
 #: So many times the surprise of held-out strokes is clearly more.
 _CLEARLY = 1.25
+#: Truths are drawn anew in windows of at most this side, for at most about this share of the time.
+WINDOW_PX, TIME_SHARE = 1024, 0.07
+#: Fast loop and network count alike; neither is surer than this that something is not so.
+_SHARE, _FLOOR = 0.5, 1e-3
+
+#: Rows and columns of a plane.
+_Window = tuple[slice, slice]
 
 
 @dataclass(frozen=True)
@@ -51,17 +62,9 @@ class Teacher:
     maps: tuple[np.ndarray, ...] = ()
     weights: tuple[float, ...] = ()
 
-    def guides(self, seed: int) -> list[TrainingImage]:
-        """The planes with classes drawn from what is said (see `guided`)."""
-        rng = np.random.default_rng(seed)
-        pairs = list(zip(self.images, self.maps, strict=True))
-        return [guided(image, maps, rng) for image, maps in pairs for _ in range(DRAWS)]
-
     def areas(self) -> np.ndarray:
         """``(K,)`` share of the pixels of each class, by the likeliest class."""
-        found = [np.bincount(m.argmax(0).ravel(), minlength=len(m)) for m in self.maps]
-        total = np.sum(found, 0)
-        return np.asarray(total / total.sum())
+        return _areas(self.maps)
 
 
 def fast_teacher(
@@ -76,6 +79,71 @@ def fast_teacher(
             images.append(replace(plane.image, targets={"semantic": strokes}))
             found.append(np.rint(255 * maps).astype(np.uint8))
     return Teacher(tuple(images), tuple(found), tuple(loop.weights()))
+
+
+class Guides:
+    """Planes with a dense truth, drawn from what a teacher says: at first the fast loop alone.
+
+    `images` are trained on; what they hold as truth changes in place.
+    """
+
+    def __init__(self, teacher: Teacher, setting: Setting) -> None:
+        self.teacher = teacher
+        self._rng = np.random.default_rng(setting.options.seed)
+        self._last = setting.clock()
+        pairs = list(zip(teacher.images, teacher.maps, strict=True))
+        self._drawn = [[guided(i, m, self._rng) for _ in range(DRAWS)] for i, m in pairs]
+        self.images = [image for drawn in self._drawn for image in drawn]
+        planes = [_windows(maps.shape[1:]) for maps in teacher.maps]
+        self._windows = deque((n, window) for n, windows in enumerate(planes) for window in windows)
+        self._windows.rotate(int(self._rng.integers(len(self._windows) or 1)))
+        #: Some places of each window: what both say there, and the fast loop alone.
+        self._seen: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def draw_anew(self, model: Model, setting: Setting) -> None:
+        """Draw the truths again, from what fast loop and network say together (the geometric mean
+        of their probabilities), with the areas that the fast loop sees.
+
+        As many windows as there is time for, in turn: there may be many large planes.
+        """
+        runner = Runner(model, setting.device, setting.autocast)
+        begun = setting.clock()
+        found: list[tuple[int, _Window, np.ndarray]] = []
+        for _ in range(len(self._windows)):
+            number, window = self._windows[0]
+            self._windows.rotate(-1)
+            fast = self.teacher.maps[number][:, *window]
+            both = _SHARE * _logs(fast.astype(np.float32) / 255, _FLOOR)
+            part = _cut(self.teacher.images[number], window)
+            both += (1 - _SHARE) * _logs(_said(runner, part, setting), _FLOOR)
+            found.append((number, window, both))
+            most = _LOOKED_AT // len(self._windows)
+            self._seen[f"{number} {window}"] = _some([both], most), _some([fast], most)
+            if setting.clock() - begun > TIME_SHARE * (begun - self._last):
+                break
+        self._last = begun
+        if not found:
+            return
+        seen, alone = (np.concatenate(each, 1) for each in zip(*self._seen.values(), strict=True))
+        shift = shifts_for(seen, _areas([alone]))
+        for number, window, both in found:
+            said = np.exp(both + shift[:, None, None])
+            part = _cut(self.teacher.images[number], window)
+            for image in self._drawn[number]:
+                truth = np.asarray(image.targets["semantic"])
+                truth[window] = guided(part, said, self._rng).targets["semantic"]
+
+    def while_judging(self, validate: Validate | None, setting: Setting) -> Validate | None:
+        """`validate`, and the truths drawn anew each time that it is called."""
+        if not self.images:
+            return validate
+
+        def look(model: Model) -> Mapping[str, float]:
+            scores = validate(model) if validate else {}
+            self.draw_anew(model, setting)
+            return scores
+
+        return look
 
 
 def match_areas(
@@ -95,11 +163,8 @@ def match_areas(
     for number, image in enumerate(teacher.images):
         yield Progress("prepare", number, len(teacher.images), message="areas of classes")
         maps = _said(Runner(model, setting.device, setting.autocast), image, setting)
-        some = maps[:, ::_STEP, ::_STEP].reshape(len(maps), -1)
-        logs.append(np.log(np.maximum(some, _LEAST)))
-    whole = np.concatenate(logs, 1)
-    whole = whole[:, :: max(1, whole.shape[1] // _LOOKED_AT)]
-    shift = shifts_for(whole, teacher.areas())
+        logs.append(_logs(maps[:, ::_STEP, ::_STEP], _LEAST))
+    shift = shifts_for(_some(logs, _LOOKED_AT, step=1), teacher.areas())
     each = torch.from_numpy(shift).repeat_interleave(4)  # a bias for each of four pixels
     kept = head.out.bias.detach().clone()
     with torch.no_grad():
@@ -125,6 +190,36 @@ def shifts_for(logs: np.ndarray, areas: np.ndarray) -> np.ndarray:
             moved[c] = -np.inf
             shift[c] = np.quantile(moved.max(0) - logs[c], share)
     return np.asarray(shift - shift.mean())
+
+
+def _areas(maps: Sequence[np.ndarray]) -> np.ndarray:
+    """``(K,)`` share of the pixels of each class, by the likeliest class of maps ``(K, …)``."""
+    total = np.sum([np.bincount(m.argmax(0).ravel(), minlength=len(m)) for m in maps], 0)
+    return np.asarray(total / total.sum())
+
+
+def _logs(probabilities: np.ndarray, least: float) -> np.ndarray:
+    return np.asarray(np.log(np.maximum(probabilities, np.float32(least))))
+
+
+def _some(maps: Sequence[np.ndarray], most: int, step: int = _STEP) -> np.ndarray:
+    """``(K, n)``: places all over maps ``(K, Y, X)``, about `most`."""
+    whole = np.concatenate([m[:, ::step, ::step].reshape(len(m), -1) for m in maps], 1)
+    return whole[:, :: max(1, whole.shape[1] // max(1, most))].copy()
+
+
+def _windows(shape: Sequence[int]) -> list[_Window]:
+    """A plane in windows of about the same size."""
+    rows, columns = (
+        np.linspace(0, size, -(-size // WINDOW_PX) + 1).round().astype(int).tolist()
+        for size in shape
+    )
+    return [(slice(*y), slice(*x)) for y in pairwise(rows) for x in pairwise(columns)]
+
+
+def _cut(image: TrainingImage, window: _Window) -> TrainingImage:
+    strokes = np.asarray(image.targets["semantic"])[window]
+    return replace(image, pixels=image.pixels[:, *window], targets={"semantic": strokes})
 
 
 def _said(runner: Runner, image: TrainingImage, setting: Setting) -> np.ndarray:

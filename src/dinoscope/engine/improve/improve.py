@@ -16,7 +16,7 @@ from typing import Any
 from dinoscope.config import ImproveOptions
 from dinoscope.engine.improve.choose import HEADS_SHARE
 from dinoscope.engine.improve.compare import Compared, compare, fast_loop, in_preview, mean_scores
-from dinoscope.engine.improve.guides import Teacher, fast_teacher, match_areas
+from dinoscope.engine.improve.guides import Guides, Teacher, fast_teacher, match_areas
 from dinoscope.engine.improve.holdout import Part
 from dinoscope.engine.improve.prepare import Prepared, prepare
 from dinoscope.engine.improve.scores import HeldScores
@@ -281,13 +281,13 @@ def _stages(
                     setting = setting.with_loss("semantic", stroke_weights=weights)
                 if weights and validate:
                     validate.weights = weights
-                guides = teacher.guides(setting.options.seed)
+                guides = Guides(teacher, setting)
             steps = setting.options.steps
             limit = None if steps is not None else seconds * share * own
             checkpoint = notebook.checkpoint(prefix + name)
             if not found and new and not (setting.options.resume and checkpoint.exists()):
                 spent = yield from warm_head(
-                    model, image_sets(part.training, guides), setting, limit
+                    model, image_sets(part.training, guides.images), setting, limit
                 )
                 limit = None if limit is None else limit - spent
             extras = consistency(model, work, part) if name == "unlabelled" else []
@@ -298,8 +298,8 @@ def _stages(
                 tune,
                 limit,
                 steps=None if steps is None else max(1, round(steps * share * own)),
-                guides=guides,
-                validate=validate,
+                guides=guides.images,
+                validate=guides.while_judging(validate, setting),
                 checkpoint=checkpoint,
                 resume=setting.options.resume,
                 extras=extras,
