@@ -357,3 +357,38 @@ def test_rounds_are_kept_and_can_be_returned_to(project: Project) -> None:
         assert again.rounds[0].before == {"iou": 0.5}
         again.use_round(0)
         assert again.model() is None
+
+
+def test_objects_that_a_program_found_are_annotations_once_somebody_says_so(
+    project: Project, plane: str
+) -> None:
+    ids = np.zeros((40, 50), np.uint32)
+    for number, corner in enumerate(((2, 2), (2, 20), (20, 2), (20, 20), (30, 40)), 1):
+        ids[corner[0] : corner[0] + 6, corner[1] : corner[1] + 6] = number
+
+    def known() -> set[int]:
+        return set(np.unique(project.corrected_objects(plane, ()))) - {0}
+
+    project.record(plane, (), "draw", np.flatnonzero(ids), ids[ids > 0], layer="objects")
+    assert known() == {1, 2, 3, 4, 5}  # drawn by hand
+    project.add_found(plane, (), ids)
+    assert known() == set()
+    ids[2, 2] = 0  # a pixel is erased
+    project.record(plane, (), "erase", np.array([2 * 50 + 2]), 0, layer="objects")
+    assert known() == {1}
+    project.set_object_classes(plane, (), {3: 2})
+    assert known() == {1, 3}
+    project.set_area(plane, (), [np.array([[0, 15], [0, 30], [12, 30], [12, 15]])])
+    assert known() == {1, 2, 3}
+    ids[20, 20] = 6  # a new one, that was drawn over another
+    project.record(plane, (), "draw", np.array([20 * 50 + 20]), 6, layer="objects")
+    assert known() == {1, 2, 3, 4, 6}
+    project.flush()
+    project.compact()
+    project.close()
+    with Project.open(project.folder, read_only=True) as again:
+        found = again.corrected_objects(plane, ())
+        assert np.array_equal(found, np.where(ids == 5, 0, ids))
+    with Project.open(project.folder) as again:
+        again.set_complete(plane, (), True)
+        assert np.array_equal(again.corrected_objects(plane, ()), ids)

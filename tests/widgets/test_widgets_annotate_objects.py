@@ -92,6 +92,28 @@ def test_objects_are_corrected_by_clicks_and_strokes(panel: AnnotatePanel, qtbot
     assert panel.objects.corrections.tool == ""
 
 
+def test_objects_of_the_preview_teach_once_they_are_corrected(
+    panel: AnnotatePanel, qtbot: Any
+) -> None:
+    folder = panel.link.project.folder
+
+    def seen() -> tuple[int, list[int]]:
+        """Objects that are saved, and those that teach."""
+        with opened(folder) as project:
+            (source,) = project.sources
+            corrected = np.unique(project.corrected_objects(source, ()))
+            return len(set(project.objects(source, ()).ids)), [int(n) for n in corrected if n]
+
+    qtbot.waitUntil(lambda: seen() == (3, []))
+    panel.objects_part.tools["merge"].click()
+    click(panel, 5, 45)
+    click(panel, 5, 55)
+    (merged,) = set(ids(panel)) - {1}
+    qtbot.waitUntil(lambda: seen() == (2, [merged]))
+    panel.objects_part.complete.click()
+    qtbot.waitUntil(lambda: seen() == (2, [1, merged]))
+
+
 def test_corrections_are_saved_and_not_overwritten(
     panel: AnnotatePanel, qtbot: Any, worker: FakeAnnotator
 ) -> None:

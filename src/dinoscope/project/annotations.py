@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dinoscope.arrays.files import read_image, write_image
+from dinoscope.arrays.labels import outline_sums
 from dinoscope.errors import InputError
 from dinoscope.project.images import ProjectImages
 from dinoscope.project.planes import SparsePlane
@@ -71,6 +72,27 @@ class PlaneAnnotations(ProjectImages):
                 f"object classes are {dict(classes)!r}", expected="ids from 1, codes 0 to 255"
             )
         self._set("object_class", source, index, value)
+
+    def add_found(self, source: str, index: Sequence[int], objects: np.ndarray) -> None:
+        """Tell which objects ``(Y, X)`` a program found: until somebody corrects them, gives them
+        a class or vouches for the plane, they are no annotations (see `corrected_objects`)."""
+        new = set(outline_sums(objects).values()) - self._plane(source, index).found
+        if new:
+            self._set("found", source, index, sorted(new))
+
+    def corrected_objects(self, source: str, index: Sequence[int]) -> np.ndarray:
+        """``(Y, X)`` uint32 ids of the objects that a user drew, corrected, gave a class, or
+        vouches for: those in an annotated area, or on a plane that is complete."""
+        objects = self.dense(source, index, "objects")
+        plane = self._plane(source, index)
+        if not plane.found or plane.complete:
+            return objects
+        same = {n for n, told in outline_sums(objects).items() if told in plane.found}
+        left = np.array(sorted(same - plane.object_classes.keys()), np.int64)
+        outside = ~self.area_mask(source, index)
+        vouched = np.setdiff1d(left, objects[outside])  # wholly within an area
+        objects[np.isin(objects, np.setdiff1d(left, vouched))] = 0
+        return objects
 
     def image_class(self, source: str, index: Sequence[int]) -> int | None:
         """The class code of the plane as a whole, where it has one."""

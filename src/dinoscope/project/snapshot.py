@@ -121,6 +121,7 @@ def _read_plane(folder: Path, entry: Mapping[str, Any], found: Snapshot) -> None
         complete=bool(entry.get("complete", False)),
         polygons=[[[float(y), float(x)] for y, x in p] for p in entry.get("area", [])],
         object_classes={int(k): int(v) for k, v in entry.get("object_classes", {}).items()},
+        found={int(c) for c in entry.get("found", [])},
         image_class=entry.get("image_class"),
         depth=entry.get("depth"),
     )
@@ -196,6 +197,7 @@ def _plane_values(
         "complete": plane.complete,
         "area": plane.polygons,
         "object_classes": {str(k): v for k, v in plane.object_classes.items()},
+        "found": sorted(plane.found),
         "depth": plane.depth,
     }
     values |= {name: value for name, value in more.items() if value}

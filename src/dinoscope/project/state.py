@@ -50,6 +50,8 @@ class PlaneState:
     complete: bool = False
     polygons: list[list[list[float]]] = field(default_factory=list)
     object_classes: dict[int, int] = field(default_factory=dict)
+    #: Checksums of the pixels of objects that a program found.
+    found: set[int] = field(default_factory=set)
     image_class: int | None = None
     depth: dict[str, Any] | None = None
 
@@ -59,6 +61,7 @@ class PlaneState:
             or self.complete
             or self.polygons
             or self.object_classes
+            or self.found
             or self.image_class is not None
             or self.depth
         )
@@ -135,6 +138,10 @@ def _object_class(state: State, h: Mapping[str, Any], blob: bytes) -> None:
             known.pop(int(number), None)
 
 
+def _found(state: State, h: Mapping[str, Any], blob: bytes) -> None:
+    _plane(state, h).found |= {int(c) for c in h["value"]}
+
+
 def _image_class(state: State, h: Mapping[str, Any], blob: bytes) -> None:
     value = h["value"]
     _plane(state, h).image_class = None if value is None else int(value)
@@ -156,6 +163,7 @@ _CHANGES = {
     "complete": _complete,
     "area": _polygons,
     "object_class": _object_class,
+    "found": _found,
     "image_class": _image_class,
     "depth": _depth,
     "settings": _settings,

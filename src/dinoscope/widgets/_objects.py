@@ -159,11 +159,18 @@ class Objects(QObject):
         else:
             image.write("objects", index, None, instances)
         self._plain[image.key, index] = instances
+        self._annotator.keeper.change(
+            image.key, lambda project, source: project.add_found(source, index, instances)
+        )
         classes = {int(k): int(v) for k, v in dict(data.get("classes") or {}).items()}
         self._take(image, index, classes, data.get("table") or {})
         self._on_touched(image, index)
         layer.visible = True
-        self.said.emit(f"{len(np.unique(instances)) - 1:,} objects.", "")
+        self.said.emit(
+            f"{len(np.unique(instances)) - 1:,} objects. Improve learns from those you correct, "
+            "or from all of a complete plane.",
+            "",
+        )
 
     def _corrected(self, image: AnnotatedImage, index: Index) -> bool:
         if image.layer("objects") is None:

@@ -33,6 +33,8 @@ TRAINER = """
 import sys
 import dinoscope.engine.fit as fit
 fit.CHECKPOINT_S = 0.0
+import dinoscope.engine.improve.warm as warm
+warm.STEPS = 100  # of the head alone, before what is killed
 from dinoscope.engine.improve.improve import improve
 from tests.engine.improve.conftest import QUICK
 from dataclasses import replace

@@ -159,6 +159,17 @@ def test_an_object_across_the_edge_of_a_region_judges_and_teaches_nothing(
         assert not set(np.unique(training[training > 0])) & set(np.unique(held[held > 0]))
 
 
+def test_objects_that_nobody_looked_at_teach_nothing(make_project: Callable[..., Project]) -> None:
+    project = make_project(1)
+    source = next(iter(project.sources))
+    _, ids = discs(0, count=9)
+    project.record(source, (), "paint", np.flatnonzero(ids), ids[ids > 0], layer="objects")
+    project.add_found(source, (), ids)
+    assert gather(project, PERCENTILE).tasks == ("semantic",)
+    project.set_complete(source, (), True)
+    assert set(gather(project, PERCENTILE).tasks) == {"semantic", "instance"}
+
+
 def test_objects_on_unknown_pixels_are_no_errors() -> None:
     truth = np.full((6, 10), -1, np.int32)
     truth[:3] = 0

@@ -163,7 +163,7 @@ def _plane(
     strokes = scribbles_to_classes(project.dense(source, index))
     if int((strokes != IGNORE).sum()) >= LEAST_PIXELS:
         truths["semantic"] = strokes
-    objects = project.dense(source, index, "objects")
+    objects = project.corrected_objects(source, index)
     area = project.area_mask(source, index)
     if objects.any():
         truths["instance"] = instance_truth(objects, area, strokes)
