@@ -14,6 +14,7 @@ from tests.widgets.fake_annotator import FakeAnnotator
 from dinoscope.errors import TrainingError
 from dinoscope.project.rounds import MODEL, ROUNDS, begin_round, use_round, write_round
 from dinoscope.widgets import _improve
+from dinoscope.widgets._curve import _short
 from dinoscope.widgets.annotate import AnnotatePanel
 
 
@@ -237,3 +238,11 @@ def test_a_plan_waits_until_the_preview_is_there(
     assert worker.count("improve_plan") == count
     play(held[0])
     qtbot.waitUntil(lambda: worker.count("improve_plan") == count + 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.94123, "0.941"), (0.00462, "0.005"), (3.41, "3.41"), (1234.4, "1234"), (2e-6, "2e-06")],
+)
+def test_numbers_beside_a_curve_fit_its_margin(value: float, text: str) -> None:
+    assert _short(value) == text

@@ -123,7 +123,7 @@ class CurveView(QWidget):
         width = area.left() - 4 if left else self.width() - area.right() - 4
         for value, y in ((high, area.top()), (low, area.bottom())):
             box = QRectF(x, y - height / 2, width, height)
-            painter.drawText(box, side | Qt.AlignmentFlag.AlignVCenter, f"{value:.3g}")
+            painter.drawText(box, side | Qt.AlignmentFlag.AlignVCenter, _short(value))
 
 
 def _smooth(points: list[tuple[float, float]], weight: float = 0.9) -> list[tuple[float, float]]:
@@ -135,3 +135,17 @@ def _smooth(points: list[tuple[float, float]], weight: float = 0.9) -> list[tupl
         mean = weight * mean + (1 - weight) * value
         result.append((step, mean))
     return result
+
+
+def _short(value: float) -> str:
+    """As many digits as the margin has room for: five characters.
+
+    Examples
+    --------
+    >>> _short(0.94123), _short(0.00462), _short(12.345), _short(12345)
+    ('0.941', '0.005', '12.3', '1e+04')
+    """
+    size = abs(value)
+    if value and not 5e-4 <= size < 1e4:
+        return f"{value:.0e}"
+    return f"{value:.{3 if size < 1 else 2 if size < 10 else 1 if size < 100 else 0}f}"
