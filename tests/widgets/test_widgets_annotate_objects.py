@@ -155,6 +155,7 @@ def test_examples_give_every_object_a_class(
     assert worker.count("annotate_object_classes") == 0, "one class tells nothing apart"
     panel.classes.choose(2)
     click(panel, 5, 45)
+    qtbot.waitUntil(lambda: worker.count("annotate_object_classes") == 1)
     qtbot.waitUntil(lambda: panel.image.layer("object classes") is not None)
     (plane,) = worker.last("annotate_object_classes").payload["planes"]
     assert plane["examples"] == {1: 2, 2: 3}
