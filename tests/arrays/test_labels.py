@@ -9,6 +9,7 @@ from dinoscope.arrays.labels import (
     IGNORE,
     border_ids,
     classes_to_scribbles,
+    outline_sums,
     relabel_sequential,
     remove_border_objects,
     scribbles_to_classes,
@@ -94,3 +95,20 @@ def test_typical_diameter_is_the_median_of_whole_objects() -> None:
 def test_typical_diameter_of_nothing_is_unknown_and_cut_objects_count_when_alone() -> None:
     assert typical_diameter(np.zeros((5, 5), int)) is None
     assert typical_diameter(np.ones((5, 5), int)) == pytest.approx(2 * np.sqrt(25 / np.pi))
+
+
+def test_checksums_of_objects_tell_pixels_and_not_ids() -> None:
+    rng = np.random.default_rng(0)
+    ids = np.kron(rng.permutation(64).reshape(8, 8) + 1, np.ones((6, 5), int)).astype(np.uint32)
+    before = outline_sums(ids)
+    assert sorted(before) == list(range(1, 65))
+    assert len(set(before.values())) == 64
+    shifted = np.where(ids > 0, ids + 40_000_000, 0).astype(np.uint32)  # beyond any table
+    assert {n + 40_000_000: c for n, c in before.items()} == outline_sums(shifted)
+    one = ids.copy()
+    one[0, 0], other = 0, ids[0, 0]
+    after = outline_sums(one)
+    assert {n for n in before if after[n] != before[n]} == {int(other)}
+    moved = np.roll(ids, 1, 1)
+    assert not set(outline_sums(moved).values()) & set(before.values())
+    assert outline_sums(np.zeros((3, 3), np.uint16)) == {}

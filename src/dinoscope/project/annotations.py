@@ -88,10 +88,11 @@ class PlaneAnnotations(ProjectImages):
         if not plane.found or plane.complete:
             return objects
         same = {n for n, told in outline_sums(objects).items() if told in plane.found}
-        left = np.array(sorted(same - plane.object_classes.keys()), np.int64)
-        outside = ~self.area_mask(source, index)
-        vouched = np.setdiff1d(left, objects[outside])  # wholly within an area
-        objects[np.isin(objects, np.setdiff1d(left, vouched))] = 0
+        left = same - plane.object_classes.keys()
+        area = self.area_mask(source, index)
+        if left and area.any():
+            left &= set(np.unique(objects[~area]).tolist())  # others lie wholly within it
+        objects[np.isin(objects, sorted(left))] = 0
         return objects
 
     def image_class(self, source: str, index: Sequence[int]) -> int | None:
