@@ -134,7 +134,7 @@ def fit(
     """Train `model` in place; at the end it holds the best averaged weights.
 
     `validate` is called with the averaged weights in place, and gives scores, or nothing where it
-    only wants to look at them; the best ``score`` decides which weights are kept, else the last are.
+    only wants to look at them; the best ``score`` decides which weights are kept (else the last).
     `start_score` is the validation score of the weights as they are: they come back at the end
     where no later ones reach it. `extras` add losses of their own to every step. With `pool`, most
     steps begin at kept tokens. With several `ranks`, each trains on batches of its own, and the
