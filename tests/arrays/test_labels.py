@@ -9,7 +9,7 @@ from dinoscope.arrays.labels import (
     IGNORE,
     border_ids,
     classes_to_scribbles,
-    outline_sums,
+    pixel_checksums,
     relabel_sequential,
     remove_border_objects,
     scribbles_to_classes,
@@ -100,15 +100,15 @@ def test_typical_diameter_of_nothing_is_unknown_and_cut_objects_count_when_alone
 def test_checksums_of_objects_tell_pixels_and_not_ids() -> None:
     rng = np.random.default_rng(0)
     ids = np.kron(rng.permutation(64).reshape(8, 8) + 1, np.ones((6, 5), int)).astype(np.uint32)
-    before = outline_sums(ids)
+    before = pixel_checksums(ids)
     assert sorted(before) == list(range(1, 65))
     assert len(set(before.values())) == 64
     shifted = np.where(ids > 0, ids + 40_000_000, 0).astype(np.uint32)  # beyond any table
-    assert {n + 40_000_000: c for n, c in before.items()} == outline_sums(shifted)
+    assert {n + 40_000_000: c for n, c in before.items()} == pixel_checksums(shifted)
     one = ids.copy()
     one[0, 0], other = 0, ids[0, 0]
-    after = outline_sums(one)
+    after = pixel_checksums(one)
     assert {n for n in before if after[n] != before[n]} == {int(other)}
     moved = np.roll(ids, 1, 1)
-    assert not set(outline_sums(moved).values()) & set(before.values())
-    assert outline_sums(np.zeros((3, 3), np.uint16)) == {}
+    assert not set(pixel_checksums(moved).values()) & set(before.values())
+    assert pixel_checksums(np.zeros((3, 3), np.uint16)) == {}

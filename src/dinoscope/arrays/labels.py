@@ -165,13 +165,13 @@ def remove_border_objects(ids: np.ndarray) -> np.ndarray:
     return np.where(np.isin(ids, border_ids(ids)), 0, ids).astype(ids.dtype)
 
 
-def outline_sums(ids: np.ndarray) -> dict[int, int]:
+def pixel_checksums(ids: np.ndarray) -> dict[int, int]:
     """For each object of a (Y, X) id plane a checksum of where its pixels are, 32 bits.
 
     Examples
     --------
-    >>> before = outline_sums(np.array([[1, 1, 0, 2]]))
-    >>> after = outline_sums(np.array([[1, 0, 0, 2]]))
+    >>> before = pixel_checksums(np.array([[1, 1, 0, 2]]))
+    >>> after = pixel_checksums(np.array([[1, 0, 0, 2]]))
     >>> before[2] == after[2], before[1] == after[1]
     (True, False)
     """

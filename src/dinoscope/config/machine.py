@@ -32,5 +32,5 @@ def default_threads() -> int:
     """What the variable ``OMP_NUM_THREADS`` says, as clusters set it for a job (of nested levels
     the first), else one for each core; never more than there are cores."""
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
-    asked = int(first) if first.isdigit() else 0
-    return min(asked or available_cores(), available_cores())
+    cores = available_cores()
+    return min(int(first) or cores, cores) if first.isdigit() else cores

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dinoscope.arrays.files import read_image, write_image
-from dinoscope.arrays.labels import outline_sums
+from dinoscope.arrays.labels import pixel_checksums
 from dinoscope.errors import InputError
 from dinoscope.project.images import ProjectImages
 from dinoscope.project.planes import SparsePlane
@@ -76,7 +76,7 @@ class PlaneAnnotations(ProjectImages):
     def add_found(self, source: str, index: Sequence[int], objects: np.ndarray) -> None:
         """Tell which objects ``(Y, X)`` a program found: until somebody corrects them, gives them
         a class or vouches for the plane, they are no annotations (see `corrected_objects`)."""
-        new = set(outline_sums(objects).values()) - self._plane(source, index).found
+        new = set(pixel_checksums(objects).values()) - self._plane(source, index).found
         if new:
             self._set("found", source, index, sorted(new))
 
@@ -87,7 +87,7 @@ class PlaneAnnotations(ProjectImages):
         plane = self._plane(source, index)
         if not plane.found or plane.complete:
             return objects
-        same = {n for n, told in outline_sums(objects).items() if told in plane.found}
+        same = {n for n, told in pixel_checksums(objects).items() if told in plane.found}
         left = same - plane.object_classes.keys()
         area = self.area_mask(source, index)
         if left and area.any():

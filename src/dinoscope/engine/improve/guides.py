@@ -1,15 +1,14 @@
 """Dense truths between the strokes, from what the fast loop says, and its areas of classes.
 
 A network that learns from a forest's probabilities smooths its mistakes away (distillation, Hinton
-et al. 2015, arXiv:1503.02531), until after some hundred steps it has learned those by heart too. So
-every now and then the truths are drawn anew, from what both say together. Strokes lie well inside
-what they name, so a network that fits them draws thin classes too thick; the forest, whose leaves
-count classes by their area, does not.
+et al. 2015, arXiv:1503.02531), but comes closer to those too as it learns on. So every now and then
+the truths are drawn anew, from what both say together. Strokes lie well inside what they name, so a
+network that fits them draws thin classes too thick; the forest, whose leaves count classes by their
+area, does not.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -95,10 +94,10 @@ class Guides:
         self._drawn = [[guided(i, m, self._rng) for _ in range(DRAWS)] for i, m in pairs]
         self.images = [image for drawn in self._drawn for image in drawn]
         planes = [_windows(maps.shape[1:]) for maps in teacher.maps]
-        self._windows = deque((n, window) for n, windows in enumerate(planes) for window in windows)
-        self._windows.rotate(int(self._rng.integers(len(self._windows) or 1)))
+        self._windows = [(n, window) for n, windows in enumerate(planes) for window in windows]
+        self._next = 0
         #: Some places of each window: what both say there, and the fast loop alone.
-        self._seen: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._seen: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def draw_anew(self, model: Model, setting: Setting) -> None:
         """Draw the truths again, from what fast loop and network say together (the geometric mean
@@ -110,15 +109,15 @@ class Guides:
         begun = setting.clock()
         found: list[tuple[int, _Window, np.ndarray]] = []
         for _ in range(len(self._windows)):
-            number, window = self._windows[0]
-            self._windows.rotate(-1)
+            number, window = self._windows[self._next]
             fast = self.teacher.maps[number][:, *window]
             both = _SHARE * _logs(fast.astype(np.float32) / 255, _FLOOR)
             part = _cut(self.teacher.images[number], window)
             both += (1 - _SHARE) * _logs(_said(runner, part, setting), _FLOOR)
             found.append((number, window, both))
             most = _LOOKED_AT // len(self._windows)
-            self._seen[f"{number} {window}"] = _some([both], most), _some([fast], most)
+            self._seen[self._next] = _some([both], most), _some([fast], most)
+            self._next = (self._next + 1) % len(self._windows)
             if setting.clock() - begun > TIME_SHARE * (begun - self._last):
                 break
         self._last = begun
