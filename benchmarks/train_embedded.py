@@ -60,18 +60,21 @@ CROP_PX = 224
 TILE_PX = (224, 252)
 CLASSES = ("background", "nucleus", "cell", "rod", "filament", "membrane")
 NORMALIZATION = Normalization()
+#: Rods packed side by side, the hardest of the generator's images, as a set of their own.
+PACKED_RODS = "packed rods"
 #: Share of the crops each set gives; DSB2018 by modality, so that rare stains are seen enough.
 WEIGHTS = {
     "fluo_small": 0.12,
-    "fluo_large": 0.13,
-    "histology_purple": 0.13,
-    "histology_white": 0.07,
-    "brightfield_gray": 0.04,
-    "fluo_tissue": 0.03,
-    "usiigaci": 0.13,
+    "fluo_large": 0.11,
+    "histology_purple": 0.10,
+    "histology_white": 0.05,
+    "brightfield_gray": 0.03,
+    "fluo_tissue": 0.02,
+    "usiigaci": 0.10,
     "nuclei": 0.01,
     "touching": 0.02,
-    "rods": 0.12,
+    "rods": 0.10,
+    PACKED_RODS: 0.18,
     "phase": 0.02,
     "brightfield": 0.02,
     "tissue": 0.02,
@@ -95,6 +98,9 @@ FAR_SCALE = {
     "brightfield_gray": 0.4,
     "fluo_tissue": 0.4,
 }
+#: Sides of the generated surfaces, all of which a crop shows: only the whole of a surface tells where
+#: its lowest and highest places are.
+SURFACE_SIDES = (224, 288, 384)
 #: Images are kept at most this much larger than they are trained at: crops at far scales must be as
 #: sharp as what prediction sees at that scale, or blur alone tells the size.
 SPARE_SCALE = 4.0
@@ -125,12 +131,16 @@ def real_image(folder: Path, row: dict[str, str], semantic_class: int) -> Traini
 
 @dataclass(frozen=True)
 class SyntheticImages:
-    """Turns a seed into a training image of one kind."""
+    """Turns a seed into a training image of one kind, or of rods packed side by side."""
 
     kind: str
 
     def __call__(self, seed: int) -> TrainingImage:
-        made = synthetic.make(self.kind, shape=(256, 256), seed=seed)
+        side = SURFACE_SIDES[seed % len(SURFACE_SIDES)] if self.kind == "surface" else 256
+        if self.kind == PACKED_RODS:
+            made = synthetic.make("rods", (side, side), seed, arrangement="packed")
+        else:
+            made = synthetic.make(self.kind, (side, side), seed)
         image = made.as_input()
         pixels = to_model_input(read_plane(image, ()), limits(image, NORMALIZATION), NORMALIZATION)
         targets: dict[str, np.ndarray | int] = {}
@@ -168,7 +178,7 @@ def load(
         ImageSet(name, images, WEIGHTS[name]) for name, images in by_set.items()
     ]
     for kind in WEIGHTS.keys() - {"usiigaci"}:
-        if kind in synthetic.KINDS and kind not in exclude:
+        if kind in (*synthetic.KINDS, PACKED_RODS) and kind not in exclude:
             tasks = ("depth",) if kind == "surface" else ("instance", "semantic")
             sets.append(GeneratedSet(kind, SyntheticImages(kind), tasks, WEIGHTS[kind]))
     return sorted(sets, key=lambda s: s.name), validation
@@ -239,11 +249,18 @@ class MixedBatches(BatchSource):
             chosen = rng.choice(len(self.sources), self.batch_size, p=self.shares)
             drawn = [self.sources[int(i)] for i in chosen]
             pairs = [(s.draw(rng), self.far.get(s.name, self.plan)) for s in drawn]
+            pairs = [(i, whole_view(i) if "depth" in i.targets else p) for i, p in pairs]
         crops = [
             make_crop(i, rng, p.crop_px, p.zoom_of(i), p.augmentation, p.diameter_px)
             for i, p in pairs
         ]
         return Batch.gather(step, crops, [image.name for image, _ in pairs])
+
+
+def whole_view(image: TrainingImage) -> CropPlan:
+    """A crop that shows about all of an image."""
+    gentle = Augmentation(scale_jitter=0.2, invert=0.0)
+    return CropPlan(CROP_PX, None, CROP_PX / max(image.pixels.shape[-2:]), gentle)
 
 
 def class_scores(runner: Runner, cells: SingleCells) -> dict[str, float]:
@@ -290,7 +307,9 @@ def scores(
     for seed in range(4):
         image = SyntheticImages("surface")(10_000 + seed)
         truth = np.asarray(image.targets["depth"])
-        depth = runner.dense_maps(image.pixels.astype(np.float32), ["depth"])["depth"][0]
+        shown = scaled_shape(truth.shape, CROP_PX / max(truth.shape))
+        maps = runner.dense_maps(resample(image.pixels.astype(np.float32), shown), ["depth"])
+        depth = resample(maps["depth"], truth.shape)[0]
         errors.append(np.sqrt(np.mean((depth - truth) ** 2)) / truth.std())
     result["depth_over_mean"] = float(np.mean(errors))
     result |= class_scores(runner, cells)
@@ -352,7 +371,7 @@ def main() -> None:
         model.add_head("classification", task("classification").head_spec(cells.classes))
     sets, validation = load(options.data, set(options.exclude))
     print(f"read {sum(len(s) for s in sets)} images in {time.time() - begun:.0f} s", flush=True)
-    plan = CropPlan(CROP_PX, DIAMETER_PX, 1.0, Augmentation(far_scale=0.25))
+    plan = CropPlan(CROP_PX, DIAMETER_PX, 1.0, Augmentation(far_scale=0.25, coarse=0.2))
     settings = FitOptions(
         seconds=options.minutes * 60,
         steps=None,
@@ -362,7 +381,7 @@ def main() -> None:
         validate_every_s=options.validate_every,
         average=0.998,
         balance="fixed",
-        balance_weights={"instance": 1.0, "semantic": 0.3, "depth": 8.0, "classification": 0.3},
+        balance_weights={"instance": 1.0, "semantic": 0.3, "depth": 24.0, "classification": 0.3},
         # Relative heights are judged as they are, so their level counts as much as their shape.
         loss_settings={"depth": {"depth_loss": "mse"}},
         warmup=0.03,

@@ -121,3 +121,19 @@ def test_crops_larger_than_their_image_reflect_it() -> None:
     image = TrainingImage("a", "a", pixels, {}, None)
     crop, _ = make_crop(image, np.random.default_rng(1), 56, 1.0, still, None)
     assert np.allclose(crop[:, :8], crop[:, 15:7:-1], atol=1e-3)
+
+
+def test_coarse_crops_are_as_a_camera_with_larger_pixels_sees_them() -> None:
+    rng = np.random.default_rng(0)
+    image = TrainingImage("a", "a", rng.random((3, 160, 160)).astype(np.float16), {}, None)
+    still = Augmentation(geometry=False, intensity=0.0)
+    coarse = Augmentation(geometry=False, intensity=0.0, coarse=1.0)
+    fine, _ = make_crop(image, np.random.default_rng(1), 64, 1.0, still, None)
+    seen, _ = make_crop(image, np.random.default_rng(1), 64, 1.0, coarse, None)
+    step = lambda x: float(np.abs(np.diff(x, axis=-1)).mean())  # noqa: E731
+    assert step(seen) < 0.6 * step(fine)
+    assert seen.mean() == pytest.approx(fine.mean(), abs=0.01)
+    # Seen at a quarter of its size, an image is sharp whatever its own pixels were.
+    small, _ = make_crop(image, np.random.default_rng(1), 64, 0.25, still, None)
+    same, _ = make_crop(image, np.random.default_rng(1), 64, 0.25, coarse, None)
+    assert np.array_equal(small, same)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dinoscope.config import PredictOptions
 from dinoscope.engine import scale
+from dinoscope.engine.dense import EncodedTiles, Runner
 from dinoscope.engine.predict import open_runner, prepare
 from dinoscope.models.model import Model
 from dinoscope.tasks.base import task
@@ -76,3 +77,37 @@ def test_depth_alone_is_predicted_at_the_cards_zoom_and_beside_objects_at_theirs
     assert scale.known_zoom(card, image, PredictOptions(("instance", "depth"))) is None
     given = scale.known_zoom(card, image, PredictOptions(("depth",), diameter_px=14.0))
     assert given == (2.0, 14.0)
+
+
+@pytest.mark.parametrize(("foreground", "tiles"), [(0.9, 1), (0.002, 4)])
+def test_a_look_ends_when_it_has_seen_enough_objects(
+    foreground: float, tiles: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Model.fresh(
+        "tiny-test",
+        {"instance": task("instance").head_spec(())},
+        diameter_px=8.0,
+        tile=(112, 140),
+    )
+    runner, _ = open_runner(model, PredictOptions(device="cpu"))
+    seen: list[int] = []
+
+    def decode(self: Runner, batch: EncodedTiles, tasks: list[str]) -> dict[str, np.ndarray]:
+        seen.append(len(batch.tiles))
+        maps = np.zeros((1, 4, *batch.pixels.shape[-2:]), np.float32)
+        maps[0, 0, :, : round(foreground * maps.shape[-1] + 0.5)] = 1
+        maps[0, 3] = 0.25
+        return {"instance": maps}
+
+    monkeypatch.setattr(Runner, "decode", decode)
+    shape = scale._seen_shape((1000, 1000), runner)
+    assert scale._median_size(np.zeros((3, *shape), np.float32), runner) == 0.25
+    assert seen == [1] * tiles
+
+
+def test_a_look_at_nothing_tells_no_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model.fresh("tiny-test", {"instance": task("instance").head_spec(())}, diameter_px=28.0)
+    runner, _ = open_runner(model, PredictOptions(device="cpu"))
+    nothing = {"instance": np.zeros((1, 4, 112, 112), np.float32)}
+    monkeypatch.setattr(Runner, "decode", lambda *_: nothing)
+    assert scale._median_size(np.zeros((3, 100, 100), np.float32), runner) is None

@@ -1,7 +1,8 @@
 """Crops from training images, and what microscopes do to images.
 
-Geometry: flips, any rotation, scale, mild stretch, in one resampling. Intensity: gamma, contrast,
-inversion, illumination gradient, stain and colour jitter, defocus blur, Poisson-Gaussian noise.
+Geometry: flips, any rotation, scale, mild stretch, in one resampling; coarser pixels. Intensity:
+gamma, contrast, inversion, illumination gradient, stain and colour jitter, defocus blur,
+Poisson-Gaussian noise.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ class Augmentation:
     geometry: bool = True
     scale_jitter: float = 0.8  # octaves either way, drawn from a triangular distribution
     far_scale: float = 0.0  # share of crops whose scale is up to 1.7 octaves off, uniformly
+    coarse: float = (
+        0.0  # share of crops as a camera with 1.25 to 2.5 times the pixel size sees them
+    )
     intensity: float = 0.5
     invert: float = 0.1
     keep_absolute: bool = False  # classes that live on absolute intensity and size
@@ -57,6 +61,8 @@ def make_crop(
     places = _places(image, rng, crop_px, scale, augmentation)
     window, grid = _windowed(places, image.pixels.shape[-2:])
     pixels = _sample(image.pixels[:, *window].astype(np.float32), grid, "bilinear")
+    if augmentation.coarse and rng.random() < augmentation.coarse:
+        pixels = _coarsened(pixels, scale * float(rng.uniform(1.25, 2.5)))
     log_size = None
     if image.diameter_px and target_diameter:
         log_size = float(np.log2(image.diameter_px * scale / target_diameter))
@@ -175,6 +181,21 @@ def _sample(maps: np.ndarray, grid: torch.Tensor, mode: str) -> np.ndarray:
     return F.grid_sample(tensor, grid, mode=mode, padding_mode="reflection", align_corners=False)[
         0
     ].numpy()
+
+
+def _coarsened(pixels: np.ndarray, pixel_px: float) -> np.ndarray:
+    """Pixels ``(3, Y, X)`` as if a camera's pixel were `pixel_px` of them wide.
+
+    Small objects in a large pixel look unlike large ones in small pixels; a model that saw only the
+    resolution its images came with takes blur for size.
+    """
+    height, width = pixels.shape[-2:]
+    coarse = tuple(max(16, round(n / pixel_px)) for n in (height, width))
+    if coarse[0] >= height or coarse[1] >= width:
+        return pixels
+    x = torch.from_numpy(np.ascontiguousarray(pixels))[None]
+    x = F.interpolate(x, size=coarse, mode="area")
+    return F.interpolate(x, size=(height, width), mode="bilinear", align_corners=False)[0].numpy()
 
 
 def vary_intensity(

@@ -10,6 +10,7 @@ from dinoscope.arrays.resample import needed_window, scaled_shape
 from dinoscope.config import PredictOptions
 from dinoscope.engine.predict import open_runner
 from dinoscope.engine.scale import known_zoom, looking_tiles, zoom_of_diameter
+from dinoscope.engine.wholeview import split_tasks, view_shape
 from dinoscope.models.model import Model
 from dinoscope.types import ImageInput
 
@@ -47,10 +48,13 @@ def estimate_cost(
     scaled = scaled_shape(shape, zoom)
     window = needed_window(scaled, shape, region) if options.region else (0, 0, *scaled)
     grid = runner.grid(scaled)
-    tiles = len(grid.covering(window))
+    near, whole = split_tasks(card, options.tasks)
+    through = bool(near or {"pca", "classification"} & set(options.tasks))
+    tiles = len(grid.covering(window)) if through else 0
+    views = len(runner.grid(view_shape(runner, shape)).tiles) if whole else 0
     planes = 1 if options.plane is not None else plane_count(image)
-    dense = tuple(t for t in options.tasks if t in card.heads and not card.heads[t].pooled)
-    per_tile = runner.seconds_per_tile(grid.tile_shape, dense)
+    dense = near + whole
+    per_tile = runner.seconds_per_tile(grid.tile_shape, near or whole)
     maps = sum(card.heads[t].channels if card.heads[t].kind == "dense" else 1 for t in dense)
     model_px = (window[2] - window[0]) * (window[3] - window[1])
     native_px = (region[2] - region[0]) * (region[3] - region[1])
@@ -59,11 +63,13 @@ def estimate_cost(
         model_px * (3 + maps) * 4 + native_px * (4 * maps + 24) + model_px / 196 * dim * 6 + 60e6
     ) / 1e6
     # Reading, resampling and decoding objects: measured at about 0.35 µs per pixel on one core.
-    seconds = planes * (tiles * per_tile + 0.35e-6 * native_px) + looks * per_tile + START_S
+    seconds = (
+        planes * ((tiles + views) * per_tile + 0.35e-6 * native_px) + looks * per_tile + START_S
+    )
     return {
         "seconds": seconds,
         "memory_mb": math.ceil(megabytes),
-        "tiles": float(tiles),
+        "tiles": float(tiles + views),
         "planes": float(planes),
         "at_least": float(known is None and diameter_px is None),
     }

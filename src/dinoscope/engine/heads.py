@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ def _depth_spec(
     if high - low < 1e-9:
         raise InputError(f"depth is {low:g} everywhere", expected="heights that differ")
     if present and not new_heads and present.low - 0.02 <= low and high <= present.high + 0.02:
-        return present
+        return replace(present, view="scale")  # training shows it crops
     spare = 0.05 * (high - low)
     spec = task("depth").head_spec(())
     relative = low >= 0 and high <= 1
@@ -78,12 +79,15 @@ def _depth_spec(
 def prepare_heads(model: Model, heads: Mapping[str, HeadSpec], new_heads: bool) -> None:
     """Leave the heads that are trained, add those that are new.
 
-    A new dense head keeps the base's decoder: what that knows of edges serves any of them.
+    A new dense head keeps the base's decoder: what that knows of edges serves any of them. One that
+    only sees its images otherwise keeps its weights.
     """
     if new_heads:
         model.keep_heads(())
     for name, spec in heads.items():
-        if model.card.heads.get(name) != spec:
+        if spec.fits(model.card.heads.get(name)):
+            model.card = model.card.replace(heads={**model.card.heads, name: spec})
+        else:
             model.add_head(name, spec)
     model.keep_heads(heads)
 

@@ -34,6 +34,7 @@ from dinoscope.engine.limits import TileTooLarge
 from dinoscope.engine.pca import FIT_TOKENS, Projection, fit_projection, sample_bilinear
 from dinoscope.engine.scale import Prepared, zoom_for
 from dinoscope.engine.tokens import TokenJoiner, TokenPlane, pooled_objects, pooled_vector
+from dinoscope.engine.wholeview import split_tasks, whole_view_maps
 from dinoscope.errors import InputError
 from dinoscope.models.device import pick_device, set_threads
 from dinoscope.models.model import Model
@@ -215,6 +216,10 @@ class _Run:
     # -- geometry -------------------------------------------------------------------------------
 
     @property
+    def _wants_tokens(self) -> bool:
+        return bool({"pca", "classification"} & set(self.options.tasks))
+
+    @property
     def _model_shape(self) -> tuple[int, int]:
         return scaled_shape(self.prepared.shape, self.zoom)
 
@@ -252,15 +257,20 @@ class _Run:
     ) -> Generator[Progress, None, PlaneOutput]:
         """Everything of one of the planes."""
         index = indices[number]
-        heads = self.runner.model.card.heads
-        dense = tuple(t for t in self.options.tasks if t in heads and not heads[t].pooled)
-        maps, tokens = yield from self._through_model(indices, number, dense, "predict")
+        near, whole = split_tasks(self.runner.model.card, self.options.tasks)
+        maps: dict[str, np.ndarray] = {}
+        tokens = TokenPlane.empty()
+        if near or self._wants_tokens:
+            maps, tokens = yield from self._through_model(indices, number, near, "predict")
+        native = whole_view_maps(self.prepared, self.runner, index, whole, self._region)
+        if not (near or self._wants_tokens):
+            yield self._progress("predict", number + 1, len(indices))
         begun = time.perf_counter()
         arrays: dict[str, np.ndarray] = {}
         kept: dict[str, np.ndarray] = {}
         objects: Table | None = None
         classes: Table | None = None
-        native = {t: self._to_native(m) for t, m in maps.items()}
+        native |= {t: self._to_native(m) for t, m in maps.items()}
         if "semantic" in native:
             arrays["semantic"] = native["semantic"].argmax(0).astype(np.uint8)
         if "depth" in native:
@@ -322,7 +332,6 @@ class _Run:
             max(t.x0 for t in tiles) + width,
         )
         joiner = TokenJoiner(covered, patch, last_only="classification" not in self.options.tasks)
-        wants_tokens = bool({"pca", "classification"} & set(self.options.tasks))
         done = 0
         # What looks beyond a pixel must see the whole plane at once.
         filtered = self.prepared.normalization.denoise or self.prepared.normalization.local_contrast
@@ -340,13 +349,13 @@ class _Run:
                         stitchers[name] = Stitcher(value.shape[1], shape, grid, region=region)
                     for tile, tile_maps in zip(batch.tiles, value, strict=True):
                         stitchers[name].add(tile, tile_maps)
-                if wants_tokens:
+                if self._wants_tokens:
                     classed = "classification" in self.options.tasks
                     joiner.add(runner.pooled_features(batch) if classed else batch)
                 runner.seconds.decode += time.perf_counter() - begun
                 done += len(batch.tiles)
                 yield self._progress(step, number * len(tiles) + done, len(indices) * len(tiles))
-        tokens = joiner.result() if wants_tokens else TokenPlane.empty()
+        tokens = joiner.result() if self._wants_tokens else TokenPlane.empty()
         return {name: s.result() for name, s in stitchers.items()}, tokens
 
     def _progress(self, step: str, done: int, total: int) -> Progress:

@@ -13,7 +13,8 @@ from dinoscope.arrays.calibrate import Calibration
 from dinoscope.arrays.normalize import Normalization, to_model_input
 from dinoscope.arrays.resample import needed_window, resample, scaled_shape
 from dinoscope.config import PredictOptions
-from dinoscope.engine.dense import Runner
+from dinoscope.engine.dense import MARGIN_PX, Runner
+from dinoscope.engine.limits import TileTooLarge
 from dinoscope.models.card import ModelCard
 from dinoscope.types import ImageInput
 
@@ -26,9 +27,13 @@ CLOSE_OCTAVES = 0.15
 #: An estimate is used as if it were this much smaller: objects seen a little too large are still
 #: found, objects seen too small merge or vanish (measured on DSB2018 dev-val: AP@0.5 +0.04).
 CAUTION = 0.85
-#: Side of what is looked at, in tiles.
+#: A look takes one tile after another, up to so many along a side…
 SEEN_TILES = 2
-#: Fewer foreground pixels than this share of the plane tell nothing about size.
+#: …until it has seen as much foreground as so many objects of the training size have.
+ENOUGH_OBJECTS = 40
+#: Tiles that this usually takes.
+USUAL_TILES = 2
+#: Fewer foreground pixels than this share of what was looked at tell nothing about size.
 LEAST_FOREGROUND = 0.002
 
 
@@ -51,7 +56,12 @@ class Prepared:
         self, index: tuple[int, ...], zoom: float, window: Region | None = None
     ) -> np.ndarray:
         """Normalised model pixels ``(3, y, x)`` of `window`, which counts in model pixels."""
-        new_shape = scaled_shape(self.shape, zoom)
+        return self.seen_as(index, scaled_shape(self.shape, zoom), window)
+
+    def seen_as(
+        self, index: tuple[int, ...], new_shape: tuple[int, int], window: Region | None = None
+    ) -> np.ndarray:
+        """`pixels` of a plane that is brought to `new_shape` (Y, X)."""
         target = window or (0, 0, *new_shape)
         needed = target if new_shape == self.shape else needed_window(self.shape, new_shape, target)
         whole = needed == (0, 0, *self.shape)
@@ -118,7 +128,7 @@ def looking_tiles(runner: Runner, shape: tuple[int, int]) -> int:
     tiles = 0
     for octaves in (0.0, 1.0, 0.5):
         scaled = scaled_shape(shape, 2**octaves)
-        tiles += len(runner.grid(_seen_shape(scaled, runner)).tiles)
+        tiles += min(USUAL_TILES, len(runner.grid(_seen_shape(scaled, runner)).tiles))
     return tiles
 
 
@@ -199,15 +209,34 @@ def _seen_size(
     whole = scaled_shape(prepared.shape, zoom)
     height, width = _seen_shape(whole, runner)
     y0, x0 = (whole[0] - height) // 2, (whole[1] - width) // 2
-    window = (y0, x0, y0 + height, x0 + width)
-    maps = runner.dense_maps(prepared.pixels(index, zoom, window), ["instance"])["instance"]
-    sure = maps[0] > 0.5
-    if sure.mean() < LEAST_FOREGROUND:
-        return None
-    return float(np.median(maps[3][sure]))
+    pixels = prepared.pixels(index, zoom, (y0, x0, y0 + height, x0 + width))
+    while True:
+        try:
+            return _median_size(pixels, runner)
+        except TileTooLarge:
+            runner.shrink()
+
+
+def _median_size(pixels: np.ndarray, runner: Runner) -> float | None:
+    """That of ``(3, Y, X)`` model pixels, from as few tiles as show enough objects."""
+    height, width = pixels.shape[1:]
+    grid = runner.grid((height, width))
+    enough = ENOUGH_OBJECTS * np.pi / 4 * (runner.model.card.diameter_px or 0) ** 2
+    found: list[np.ndarray] = []
+    looked = seen = 0
+    for tile in grid.tiles[::3] + grid.tiles[1::3] + grid.tiles[2::3]:  # of four, across first
+        for batch in runner.tiles(pixels, grid, (tile,)):
+            maps = runner.decode(batch, ["instance"])["instance"][0]
+            inside = maps[:, : height - tile.y0, : width - tile.x0]
+            found.append(inside[3][inside[0] > 0.5])
+            looked += inside[0].size
+            seen += found[-1].size
+        if seen >= enough:
+            break
+    return float(np.median(np.concatenate(found))) if seen >= LEAST_FOREGROUND * looked else None
 
 
 def _seen_shape(scaled: tuple[int, int], runner: Runner) -> tuple[int, int]:
-    """How much of a plane of model pixels a look sees."""
-    side = SEEN_TILES * runner.model.card.tile[1]
+    """How much of a plane of model pixels a look may see."""
+    side = SEEN_TILES * runner.model.card.tile[1] - (SEEN_TILES - 1) * MARGIN_PX
     return min(scaled[0], side), min(scaled[1], side)

@@ -17,6 +17,7 @@ from dinoscope.errors import ModelFileError
 TILE = (266, 560)
 
 HEAD_KINDS = ("dense", "bins", "pooled", "pooled-detail")
+HEAD_VIEWS = ("scale", "whole")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class HeadSpec:
         Unit of a regressed value: ``"µm"`` or ``"relative"``.
     low, high : float
         Range of the bins, in `unit`.
+    view : {"scale", "whole"}
+        What the head is shown: tiles of an image at the scale of its objects, or all of a plane in
+        one tile (relative heights).
     """
 
     kind: str
@@ -45,12 +49,19 @@ class HeadSpec:
     unit: str = ""
     low: float = 0.0
     high: float = 1.0
+    view: str = "scale"
 
     def __post_init__(self) -> None:
         if self.kind not in HEAD_KINDS:
             raise ModelFileError(f"head kind is {self.kind!r}", expected=" or ".join(HEAD_KINDS))
         if self.channels < 1:
             raise ModelFileError(f"head has {self.channels} channels", expected="at least 1")
+        if self.view not in HEAD_VIEWS:
+            raise ModelFileError(f"head view is {self.view!r}", expected=" or ".join(HEAD_VIEWS))
+
+    def fits(self, other: HeadSpec | None) -> bool:
+        """Whether `other` may have the same weights: both say the same, whatever they are shown."""
+        return other is not None and dataclasses.replace(self, view=other.view) == other
 
     @property
     def pooled(self) -> bool:

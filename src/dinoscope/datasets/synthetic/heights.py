@@ -27,7 +27,6 @@ def height_map(
 
 def to_unit(field: np.ndarray) -> np.ndarray:
     """`field` stretched to [0, 1], float32; a constant one becomes zeros."""
-    """The field stretched to [0, 1] as float32; 0 where it is constant."""
     low, high = float(field.min()), float(field.max())
     return np.asarray((field - low) / max(high - low, 1e-6), dtype=np.float32)
 

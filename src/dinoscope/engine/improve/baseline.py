@@ -124,7 +124,7 @@ def fast_scores(
 
 def model_scores(model: Model, specs: Mapping[str, HeadSpec], held: HeldScores) -> dict[str, float]:
     """Scores of a model as it is, on the tasks that it has the right head for."""
-    same = {t for t, spec in specs.items() if model.card.heads.get(t) == spec}
+    same = {t for t, spec in specs.items() if spec.fits(model.card.heads.get(t))}
     images = [
         replace(i, targets={t: v for t, v in i.targets.items() if t in same}) for i in held.images
     ]

@@ -113,7 +113,7 @@ def _depth_head(present: HeadSpec | None, material: Material) -> HeadSpec:
     if high - low < 1e-9:
         raise InputError(f"depth is {low:g} everywhere", expected="heights that differ")
     if present and present.low - 0.02 <= low and high <= present.high + 0.02:
-        return present
+        return replace(present, view="scale")  # training shows it crops
     spare = 0.05 * (high - low)
     unit = "relative" if low >= 0 and high <= 1 else "as in the depth layer"
     made = task("depth").head_spec(())
