@@ -98,8 +98,8 @@ FAR_SCALE = {
     "brightfield_gray": 0.4,
     "fluo_tissue": 0.4,
 }
-#: Sides of the generated surfaces, all of which a crop shows: only the whole of a surface tells where
-#: its lowest and highest places are.
+#: Sides of the generated surfaces, all of which a crop shows: only the whole of a surface tells
+#: where its lowest and highest places are.
 SURFACE_SIDES = (224, 288, 384)
 #: Images are kept at most this much larger than they are trained at: crops at far scales must be as
 #: sharp as what prediction sees at that scale, or blur alone tells the size.

@@ -99,7 +99,6 @@ def _view(prepared: Prepared, index: tuple[int, ...], seen: tuple[int, int]) -> 
     count = 1 if whole else -(-prepared.shape[0] * prepared.shape[1] // BAND_PIXELS)
     edges = np.linspace(0, seen[0], min(count, seen[0]) + 1).astype(int)
     bands = [
-        prepared.seen_as(index, seen, (int(y0), 0, int(y1), seen[1]))
-        for y0, y1 in pairwise(edges)
+        prepared.seen_as(index, seen, (int(y0), 0, int(y1), seen[1])) for y0, y1 in pairwise(edges)
     ]
     return np.concatenate(bands, axis=1)
