@@ -89,7 +89,25 @@ def test_typical_diameter_is_the_median_of_whole_objects() -> None:
     ids = np.zeros((60, 120), np.int32)
     for label, (x, side) in {3: (10, 10), 4: (30, 12), 8: (60, 20), 9: (100, 20)}.items():
         ids[20 : 20 + side, x : x + side] = label  # the last one touches the border
-    assert typical_diameter(ids) == pytest.approx(2 * np.sqrt(144 / np.pi))
+    assert typical_diameter(ids) == typical_diameter(np.where(ids == 4, 1, 0))
+    assert typical_diameter(np.where(ids == 3, 1, 0)) < typical_diameter(ids)  # type: ignore[operator]
+
+@pytest.mark.parametrize("diameter", [8, 28, 60])
+def test_the_typical_diameter_of_discs_is_theirs(diameter: int) -> None:
+    y, x = np.indices((80, 80)) - 40
+    assert typical_diameter(y**2 + x**2 < diameter**2 / 4) == pytest.approx(diameter, rel=0.06)
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.5, 0.8])
+def test_long_objects_count_by_their_width(angle: float) -> None:
+    y, x = np.indices((160, 160)) - 80
+    along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+    for length, times in ((20, 4 / 3), (90, 1.8)):  # 2·w·L / (w + L)
+        rod = (np.abs(along) < length / 2) & (np.abs(across) < 5)
+        assert typical_diameter(rod) == pytest.approx(times * 10, rel=0.1)
+    comb = (np.abs(y) < 60) & (np.abs(x) < 60) & ((x % 6 < 2) | (np.abs(y) < 3))
+    assert typical_diameter(comb) == pytest.approx(np.sqrt(comb.sum() / np.pi))
+
 
 
 def test_typical_diameter_of_nothing_is_unknown_and_cut_objects_count_when_alone() -> None:

@@ -196,7 +196,11 @@ def pixel_checksums(ids: np.ndarray) -> dict[int, int]:
 
 
 def typical_diameter(ids: np.ndarray) -> float | None:
-    """Median diameter, in pixels, of circles with the objects' areas.
+    """Median size of objects in pixels: twice their mean width, at most the circle's of their area.
+
+    A disc's diameter, 1.3 times the width of a rod twice as long as wide, 1.8 of one nine times as
+    long. What a model must resolve is how wide objects are: of two rods of one area, the longer
+    one has to be seen larger.
 
     Parameters
     ----------
@@ -207,7 +211,7 @@ def typical_diameter(ids: np.ndarray) -> float | None:
     -------
     float or None
         ``None`` where there is no object. Objects that touch the border are left out, unless there
-        are no others.
+        are no others. Ragged outlines count down to half the diameter of the circle of equal area.
     """
     ids = relabel_sequential(np.maximum(ids, 0))
     areas = np.bincount(ids.ravel())[1:]
@@ -215,5 +219,23 @@ def typical_diameter(ids: np.ndarray) -> float | None:
         return None
     whole = np.ones(areas.size, bool)
     whole[border_ids(ids) - 1] = False
-    chosen = areas[whole] if whole.any() else areas
-    return float(np.median(2.0 * np.sqrt(chosen / np.pi)))
+    round_ones = 2.0 * np.sqrt(areas / np.pi)
+    across = 4.0 * areas / np.maximum(_perimeters(ids, areas.size), 1.0)
+    sizes = np.clip(across, 0.5 * round_ones, round_ones)
+    return float(np.median(sizes[whole] if whole.any() else sizes))
+
+
+def _perimeters(ids: np.ndarray, count: int) -> np.ndarray:
+    """Length of the outline of ids 1..`count` by Crofton's formula in four directions; the edge of
+    the array is no outline."""
+    length = np.zeros(count + 1)
+    for step, near, far in (
+        (1.0, ids[1:], ids[:-1]),
+        (1.0, ids[:, 1:], ids[:, :-1]),
+        (np.sqrt(0.5), ids[1:, 1:], ids[:-1, :-1]),
+        (np.sqrt(0.5), ids[1:, :-1], ids[:-1, 1:]),
+    ):
+        differs = near != far
+        for side in (near, far):
+            length += np.pi / 8 * step * np.bincount(side[differs], minlength=count + 1)
+    return np.asarray(length[1:])
