@@ -11,8 +11,11 @@ then LoRA with the whole head (:mod:`benchmarks.cells`).
 from __future__ import annotations
 
 import argparse
+import csv
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from benchmarks.cells import (
     Cells,
@@ -25,8 +28,11 @@ from benchmarks.cells import (
     pretrain,
 )
 from benchmarks.train_embedded import CLASSIFIED, single_cells
+from dinoscope.arrays.files import read_image
+from dinoscope.config import PredictOptions
+from dinoscope.engine.predict import run_prediction
 from dinoscope.models import container
-from dinoscope.models.checkpoint import save_model
+from dinoscope.models.checkpoint import load_model, save_model
 from dinoscope.models.device import import_torch
 
 torch = import_torch()
@@ -95,10 +101,29 @@ def main() -> None:
     adapt(model, cells, later)
     print(f"temperature {calibrate(model, cells):.2f}")
     describe(model, every, cells, f"embedded-{args.name}", description, data)
+    model.card = model.card.replace(object_px=typical_object(args.data / folder, args.base))
     args.output.mkdir(parents=True, exist_ok=True)
     output = args.output / f"embedded-{args.name}.dinoscope"
     save_model(model.to("cpu"), output, half=True)
     print(f"wrote {output}")
+
+
+def typical_object(folder: Path, base: str, every: int = 6) -> float:
+    """Median diameter in image pixels of the objects in the middle of training crops, as `base`
+    finds them: tells whether another image shows cells at the same magnification."""
+    model = load_model(base, device="cpu")
+    with (folder / "index.csv").open(newline="") as handle:
+        names = [r["id"] for r in csv.DictReader(handle) if r["split"] == "dev-train"][::every]
+    files = {p.stem: p for p in (folder / "images").iterdir()}
+    found = []
+    for name in names:
+        image = read_image(files[name], CLASSIFIED[folder.name])
+        arrays, objects, _, _ = run_prediction(image, model, PredictOptions(("instance",)))
+        ids = arrays["instance"]
+        middle = ids[ids.shape[0] // 2, ids.shape[1] // 2]
+        if middle and objects is not None:
+            found.append(float(objects["diameter_px"][objects["label"] == middle][0]))
+    return round(float(np.median(found)), 1)
 
 
 if __name__ == "__main__":

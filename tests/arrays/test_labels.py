@@ -92,6 +92,7 @@ def test_typical_diameter_is_the_median_of_whole_objects() -> None:
     assert typical_diameter(ids) == typical_diameter(np.where(ids == 4, 1, 0))
     assert typical_diameter(np.where(ids == 3, 1, 0)) < typical_diameter(ids)  # type: ignore[operator]
 
+
 @pytest.mark.parametrize("diameter", [8, 28, 60])
 def test_the_typical_diameter_of_discs_is_theirs(diameter: int) -> None:
     y, x = np.indices((80, 80)) - 40
@@ -107,7 +108,6 @@ def test_long_objects_count_by_their_width(angle: float) -> None:
         assert typical_diameter(rod) == pytest.approx(times * 10, rel=0.1)
     comb = (np.abs(y) < 60) & (np.abs(x) < 60) & ((x % 6 < 2) | (np.abs(y) < 3))
     assert typical_diameter(comb) == pytest.approx(np.sqrt(comb.sum() / np.pi))
-
 
 
 def test_typical_diameter_of_nothing_is_unknown_and_cut_objects_count_when_alone() -> None:

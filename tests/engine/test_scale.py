@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dinoscope.config import PredictOptions
 from dinoscope.engine import scale
 from dinoscope.engine.dense import EncodedTiles, Runner
-from dinoscope.engine.predict import open_runner, prepare
+from dinoscope.engine.opening import open_runner, prepare
 from dinoscope.models.model import Model
 from dinoscope.tasks.base import task
 from dinoscope.types import ImageInput

@@ -13,7 +13,8 @@ from dinoscope.engine.cost import estimate_cost
 from dinoscope.engine.dataset import TrainingImage
 from dinoscope.engine.dense import Runner
 from dinoscope.engine.heads import head_spec, prepare_heads
-from dinoscope.engine.predict import open_runner, prepare, run_prediction
+from dinoscope.engine.opening import open_runner, prepare
+from dinoscope.engine.predict import run_prediction
 from dinoscope.errors import ModelFileError
 from dinoscope.models.card import HeadSpec, ModelCard
 from dinoscope.models.model import Model

@@ -29,6 +29,9 @@ _VALLEY_RATIO = 0.85
 #: …or lies less than this below it (the landscape goes from 0 to 1).
 _VALLEY_DEPTH = 0.14
 
+#: Rows of maps that are rounded together.
+_ROWS = 256
+
 
 def basins(maps: np.ndarray) -> np.ndarray:
     """Divide the plane among objects, whatever the threshold will be.
@@ -50,6 +53,15 @@ def basins(maps: np.ndarray) -> np.ndarray:
     """
     _check(maps)
     return _grow(maps)
+
+
+def quantize(maps: np.ndarray) -> np.ndarray:
+    """Maps ``(K, Y, X)`` in [0, 1] as uint8, 0 to 255, a few rows at a time."""
+    found = np.empty(maps.shape, np.uint8)
+    for y in range(0, maps.shape[1], _ROWS):
+        part = maps[:, y : y + _ROWS] * np.float32(255)
+        found[:, y : y + _ROWS] = np.rint(part, out=part).clip(0, 255, out=part)
+    return found
 
 
 def decode_instances(

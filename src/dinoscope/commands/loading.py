@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dinoscope.commands.report import Report
 from dinoscope.errors import MissingHeadError, MissingWeightsError
@@ -71,12 +71,15 @@ def require_heads(model: str, tasks: Sequence[str]) -> None:
     MissingHeadError
         Names the models that have the missing one.
     """
-    from dinoscope.models.catalog import inspect, locate
+    from dinoscope.models.catalog import inspect, lent_tasks, locate
     from dinoscope.models.container import SUFFIX
 
     found = locate(model)
     is_weights = isinstance(found, Path) and found.suffix != SUFFIX
-    heads: Mapping[str, Any] = {} if is_weights else inspect(model).heads
+    heads: tuple[str, ...] = ()
+    if not is_weights:
+        card = inspect(model)
+        heads = (*card.heads, *lent_tasks(card))
     missing = [t for t in tasks if t not in HEADLESS_TASKS and t not in heads]
     if not missing:
         return

@@ -55,6 +55,8 @@ def list_all(report: Report) -> int:
     width = max((len(str(m["name"])) for m in models), default=4)
     for entry in models:
         tasks = ", ".join((*(entry.get("tasks") or ()), "pca"))
+        if entry.get("lent_tasks"):
+            tasks += f"; with {entry['backbone']}: " + ", ".join(entry["lent_tasks"])
         state = "ready" if entry.get("available") else "not on this disk"
         kind = str(entry.get("kind", ""))
         report.result(f"{entry['name']!s:<{width}}  {kind:<9}  {state:<16}  {tasks}")

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dinoscope.arrays.axes import clip_region, plane_count
 from dinoscope.arrays.resample import needed_window, scaled_shape
 from dinoscope.config import PredictOptions
-from dinoscope.engine.predict import open_runner
+from dinoscope.engine.lent import lender_of
+from dinoscope.engine.opening import open_runner
 from dinoscope.engine.scale import known_zoom, looking_tiles, zoom_of_diameter
 from dinoscope.engine.wholeview import split_tasks, view_shape
 from dinoscope.models.model import Model
@@ -38,6 +39,7 @@ def estimate_cost(
         ``seconds``, ``memory_mb`` (of the worker, beyond what it holds now), ``tiles``, ``planes``;
         ``at_least`` is 1 where the diameter is not known yet: small objects take more.
     """
+    model = lender_of(model, options) or model
     runner, _ = open_runner(model, options)
     shape = (image.size("Y"), image.size("X"))
     region = clip_region(image, options.region) if options.region else (0, 0, *shape)

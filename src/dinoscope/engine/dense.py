@@ -14,6 +14,7 @@ from torch import Tensor
 from dinoscope.arrays.tiling import Stitcher, Tile, TileGrid, cut, tile_grid
 from dinoscope.engine.limits import Limits, TileTooLarge, is_memory, lost_device, release
 from dinoscope.models.backbone import FeatureMap
+from dinoscope.models.heads import pool_tokens
 from dinoscope.models.model import Model
 from dinoscope.models.runtime.choose import Engine
 from dinoscope.tasks.base import task
@@ -185,6 +186,14 @@ class Runner:
                 name: task(name).activate(value.float()).cpu().numpy()
                 for name, value in raw.items()
             }
+
+    def class_logits(self, stack: np.ndarray) -> Tensor:
+        """``(B, classes)`` of images ``(B, 3, Y, X)`` that are a tile each."""
+        x = torch.from_numpy(stack).to(self.device).contiguous(memory_format=torch.channels_last)
+        features = self._encode(x)
+        with self._autocast():
+            features = self.model.pooled_features(features, x)
+            return self.model.decode_pooled(pool_tokens(features)).float()
 
     def pooled_features(self, batch: EncodedTiles) -> EncodedTiles:
         """Tiles with what the classifier pools in place of their tokens."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -21,8 +21,7 @@ from dinoscope.arrays.axes import (
     sample_indices,
 )
 from dinoscope.arrays.calibrate import Calibration
-from dinoscope.arrays.decode import decode_instances
-from dinoscope.arrays.normalize import Normalization, limits
+from dinoscope.arrays.decode import decode_instances, quantize
 from dinoscope.arrays.objects import object_table
 from dinoscope.arrays.resample import needed_window, resample, scaled_shape
 from dinoscope.arrays.tiling import Stitcher
@@ -30,27 +29,19 @@ from dinoscope.config import PredictOptions
 from dinoscope.engine.ahead import PixelsAhead, Wanted, parts_of
 from dinoscope.engine.classes import class_table, join_classes
 from dinoscope.engine.dense import Runner
+from dinoscope.engine.lent import lender_of, predict_lent
 from dinoscope.engine.limits import TileTooLarge
+from dinoscope.engine.opening import open_runner, prepare
 from dinoscope.engine.pca import FIT_TOKENS, Projection, fit_projection, sample_bilinear
-from dinoscope.engine.scale import Prepared, zoom_for
+from dinoscope.engine.scale import Prepared, scale_text, zoom_for
 from dinoscope.engine.tokens import TokenJoiner, TokenPlane, pooled_objects, pooled_vector
 from dinoscope.engine.wholeview import split_tasks, whole_view_maps
 from dinoscope.errors import InputError
-from dinoscope.models.device import pick_device, set_threads
 from dinoscope.models.model import Model
-from dinoscope.models.precision import check_bf16
-from dinoscope.models.runtime.choose import Engine
 from dinoscope.tasks.base import task
 from dinoscope.types import ImageInput, PlaneOutput, Progress, Summary, Table
 
 Index = tuple[int, ...]
-
-#: Seconds of encoding before a faster runtime is prepared in the background: less where a session
-#: has only begun, more where the process may end soon.
-PATIENCE_S = 6.0
-PATIENCE_IN_WINDOW_S = 1.0
-#: Rows of maps that are rounded together.
-_ROWS = 256
 
 
 def predict(
@@ -99,13 +90,16 @@ def predict(
     (32, 32, 3)
     """
     options = options or PredictOptions()
+    lender = lender_of(model, options)
+    if lender is not None:
+        return (yield from predict_lent(predict, image, model, lender, options, calibration))
     model.require_heads(t for t in options.tasks if t != "pca")
     begun = time.perf_counter()
     runner, notes = open_runner(model, options)
     yield Progress("prepare", 0, 1, message="reading the image")
     prepared = prepare(image, model, options, calibration)
     zoom, diameter = zoom_for(prepared, runner)
-    yield Progress("prepare", 1, 1, message=_scale_text(diameter, zoom))
+    yield Progress("prepare", 1, 1, message=scale_text(diameter, zoom))
     run = _Run(runner, prepared, options, zoom, begun)
     indices = [tuple(options.plane)] if options.plane is not None else list(plane_indices(image))
     try:
@@ -139,51 +133,6 @@ def predict(
         class_names={t: s.classes for t, s in card.heads.items() if s.classes},
         depth_unit=card.heads["depth"].unit if "depth" in card.heads else "relative",
     )
-
-
-def open_runner(model: Model, options: PredictOptions) -> tuple[Runner, list[str]]:
-    """Place the model on its device in a precision that was checked; notes say what was decided."""
-    device = pick_device(options.device)
-    threads = set_threads(options.threads)
-    model.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    dtype, note = check_bf16(model.backbone, device)
-    engine = Engine(
-        model,
-        device,
-        dtype,
-        choice=options.runtime,
-        threads=threads,
-        wait=options.wait_for_runtime,
-        patience_s=PATIENCE_S if options.wait_for_runtime else PATIENCE_IN_WINDOW_S,
-    )
-    return Runner(model, device, dtype, engine=engine), [note] if note else []
-
-
-def prepare(
-    image: ImageInput,
-    model: Model,
-    options: PredictOptions,
-    calibration: Calibration | None = None,
-) -> Prepared:
-    """How the planes of `image` become the pixels that `model` sees, preprocessed as asked."""
-    normalization = _normalization(model, options)
-    bounds = limits(image, normalization, channels=options.channels, calibration=calibration)
-    return Prepared(image, bounds, normalization, options, calibration)
-
-
-def _normalization(model: Model, options: PredictOptions) -> Normalization:
-    card = Normalization.from_json(model.card.normalization)
-    return replace(
-        card,
-        denoise=card.denoise or options.denoise,
-        local_contrast=card.local_contrast or options.local_contrast,
-    )
-
-
-def _scale_text(diameter: float | None, zoom: float) -> str:
-    if diameter is None:
-        return f"zoom {zoom:.2g}"
-    return f"typical object {diameter:.0f} px, zoom {zoom:.2g}"
 
 
 @dataclass
@@ -413,15 +362,6 @@ class _Run:
             np.arange(1, len(probabilities) + 1) if ids is not None else table["object"]
         )
         return table
-
-
-def quantize(maps: np.ndarray) -> np.ndarray:
-    """Maps ``(K, Y, X)`` in [0, 1] as uint8, 0 to 255, a few rows at a time."""
-    found = np.empty(maps.shape, np.uint8)
-    for y in range(0, maps.shape[1], _ROWS):
-        part = maps[:, y : y + _ROWS] * np.float32(255)
-        found[:, y : y + _ROWS] = np.rint(part, out=part).clip(0, 255, out=part)
-    return found
 
 
 def measure(

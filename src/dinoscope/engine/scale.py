@@ -120,6 +120,13 @@ def zoom_for(prepared: Prepared, runner: Runner) -> tuple[float, float | None]:
     return zoom_of_diameter(card, diameter), diameter
 
 
+def scale_text(diameter_px: float | None, zoom: float) -> str:
+    """What is told about the scale before the first tile."""
+    if diameter_px is None:
+        return f"zoom {zoom:.2g}"
+    return f"typical object {diameter_px:.0f} px, zoom {zoom:.2g}"
+
+
 def looking_tiles(runner: Runner, shape: tuple[int, int]) -> int:
     """Tiles that :func:`estimate_diameter` usually encodes on a plane of `shape` (Y, X).
 

@@ -15,7 +15,7 @@ import torch
 from dinoscope.config import PredictOptions
 from dinoscope.engine.dense import EncodedTiles, Runner
 from dinoscope.engine.limits import is_memory
-from dinoscope.engine.predict import open_runner
+from dinoscope.engine.opening import open_runner
 from dinoscope.errors import DeviceError, InputError
 from dinoscope.models.device import describe
 from dinoscope.models.model import Model

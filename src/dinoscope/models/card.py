@@ -77,7 +77,8 @@ class ModelCard:
     trained at; images are resampled so that their objects have it. ``None``: images are resampled
     by `zoom` alone (classes that live on absolute size). `normalization` is the JSON form of
     :class:`dinoscope.arrays.normalize.Normalization`. `tile` is the range of tile sides in model
-    pixels; see `TILE`.
+    pixels; see `TILE`. `object_px` is the typical diameter, in image pixels, of the objects whose
+    classes were learned.
     """
 
     name: str
@@ -91,6 +92,7 @@ class ModelCard:
     pixel_size_um: float | None = None
     channels: tuple[str, ...] = ()
     tile: tuple[int, int] = TILE
+    object_px: float | None = None
     adapter: Mapping[str, Any] | None = None
     description: str = ""
     licence: str = ""

@@ -37,6 +37,23 @@ def inspect(name_or_path: str | Path) -> ModelCard:
     return backbone_card(found)
 
 
+def lender_file(card: ModelCard) -> Path | None:
+    """The packaged model whose dense heads serve a classifier on its backbone, as
+    ``embedded`` serves ``embedded-redcells``; ``None`` where there is none, or no need."""
+    if "classification" not in card.heads or any(not s.pooled for s in card.heads.values()):
+        return None
+    path = folders.packaged_dir() / f"{card.backbone}{SUFFIX}"
+    return path if path.is_file() else None
+
+
+def lent_tasks(card: ModelCard) -> tuple[str, ...]:
+    """Tasks that a packaged model does for this one, see `lender_file`."""
+    path = lender_file(card)
+    if path is None:
+        return ()
+    return tuple(t for t in container.read_card(path).heads if t not in card.heads)
+
+
 def exported_file(path: Path) -> ModelFileError:
     """What to tell somebody who wants to predict with an exported ONNX file.
 
@@ -109,7 +126,8 @@ def list_models() -> list[dict[str, Any]]:
     -------
     list of dict
         ``name``; ``kind`` (``model``, ``adapter``: needs its backbone's weights, or ``backbone``);
-        ``tasks``; ``available`` (can be loaded without a download); ``where`` (file or hub page);
+        ``tasks``; ``lent_tasks`` (what a packaged model does for it); ``available`` (can be loaded
+        without a download); ``where`` (file or hub page);
         ``backbone``; ``note`` (why a file cannot be used, else empty).
     """
     entries: dict[str, dict[str, Any]] = {}
@@ -135,6 +153,7 @@ def _file_entry(path: Path) -> dict[str, Any]:
         "name": path.stem,
         "kind": "model",
         "tasks": (),
+        "lent_tasks": (),
         "available": False,
         "where": str(path),
         "backbone": "",
@@ -144,6 +163,7 @@ def _file_entry(path: Path) -> dict[str, Any]:
         card = container.read_card(path)
         complete = container.includes_backbone(path)
         entry |= {"tasks": tuple(card.heads), "backbone": card.backbone}
+        entry["lent_tasks"] = lent_tasks(card)
         entry["kind"] = "model" if complete else "adapter"
         entry["available"] = complete or _on_disk(get_spec(card.backbone))
     except DinoscopeError as error:
@@ -158,6 +178,7 @@ def _backbone_entry(spec: BackboneSpec) -> dict[str, Any]:
         "name": spec.name,
         "kind": "backbone",
         "tasks": (),
+        "lent_tasks": (),
         "available": path is not None,
         "where": str(path or page),
         "backbone": spec.name,

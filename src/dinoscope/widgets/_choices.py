@@ -50,6 +50,7 @@ class TaskPicker(QWidget):
         super().__init__()
         self.setObjectName("bare")
         self._wanted = {"instance"}
+        self._own: set[str] = set()
         self.boxes: dict[str, QCheckBox] = {}
         grid = QGridLayout(self)
         grid.setContentsMargins(0, 0, 0, 0)
@@ -79,8 +80,19 @@ class TaskPicker(QWidget):
         self._wanted = set(tasks) & set(TASKS)
         self._tick()
 
-    def offer(self, model: str, tasks: Sequence[str], others: dict[str, list[str]]) -> None:
-        """Enable what `model` can do; `others` names for each task the models that can."""
+    def offer(
+        self,
+        model: str,
+        tasks: Sequence[str],
+        others: dict[str, list[str]],
+        own: Sequence[str] = (),
+    ) -> None:
+        """Enable what `model` can do; `others` names for each task the models that can.
+
+        Of `own`, what a classifier was trained for where another model finds objects for it,
+        something is ticked: whoever chooses it wants classes.
+        """
+        self._own = set(own)
         for task, box in self.boxes.items():
             possible = task in tasks
             box.setEnabled(possible)
@@ -94,6 +106,8 @@ class TaskPicker(QWidget):
     def _tick(self) -> None:
         able = [t for t, b in self.boxes.items() if b.isEnabled()]
         chosen = self._wanted & set(able) or set(able[:1])
+        if not chosen & self._own:
+            chosen |= self._own & set(able)
         for task, box in self.boxes.items():
             with blocked(box):
                 box.setChecked(task in chosen)

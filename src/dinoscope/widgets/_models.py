@@ -92,11 +92,17 @@ class ModelPicker(QWidget):
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """The tasks of the chosen model; PCA features need no head."""
+        """What can be done with the chosen model; PCA features need no head."""
         entry = self.entry
         if not entry:
             return TASKS
-        return tuple(t for t in TASKS if t in entry.get("tasks", ()) or t == "pca")
+        return tuple(t for t in TASKS if t in possible_tasks(entry))
+
+    @property
+    def own_tasks(self) -> tuple[str, ...]:
+        """What the chosen model itself does, where another one does the rest for it."""
+        lent = bool(self.entry.get("lent_tasks"))
+        return tuple(str(t) for t in self.entry.get("tasks", ()) if lent)
 
     def models_for(self, task: str) -> list[str]:
         """Names of the models that have a head for `task`."""
@@ -197,8 +203,16 @@ def _downloadable(entry: dict[str, Any]) -> bool:
     )
 
 
+def possible_tasks(entry: dict[str, Any]) -> set[str]:
+    """Tasks of a model in the list, with those that a packaged model does for it."""
+    return {*entry.get("tasks", ()), *entry.get("lent_tasks", ()), "pca"}
+
+
 def _about(entry: dict[str, Any]) -> str:
     tasks = [str(t) for t in entry.get("tasks", ())]
+    lent = [str(t) for t in entry.get("lent_tasks", ())]
+    if lent:
+        return f"Does {', '.join(tasks)}, pca; with {entry['backbone']}: {', '.join(lent)}."
     text = ", ".join([*tasks, "pca"]) if tasks else "pca only: a backbone without heads"
     return f"Does {text}."
 

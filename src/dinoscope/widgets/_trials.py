@@ -31,7 +31,7 @@ from dinoscope.widgets._layers import (
     layer_is_rgb,
     place,
 )
-from dinoscope.widgets._models import short_name
+from dinoscope.widgets._models import possible_tasks, short_name
 from dinoscope.widgets._results import Results
 from dinoscope.widgets._run import Outcome, PredictRun, RunRequest
 from dinoscope.widgets._store import ResultStore
@@ -94,7 +94,7 @@ class TrialRunner(QObject):
             return
         entry = self._waiting.pop(0)
         self._label = short_name(str(entry["name"]))
-        offered = {*entry.get("tasks", ()), "pca"}
+        offered = possible_tasks(entry)
         tasks = tuple(t for t in self._request.options.tasks if t in offered)
         options = dataclasses.replace(self._request.options, tasks=tasks)
         request = dataclasses.replace(
@@ -227,7 +227,7 @@ class TrialPanel(QWidget):
             for m in self._controller.models
             if m.get("available", True)
             and not m.get("note")
-            and set(tasks) & ({*m.get("tasks", ()), "pca"} & set(TASKS))
+            and set(tasks) & possible_tasks(m) & set(TASKS)
         ]
         self.candidates.clear()
         for entry in self._entries:

@@ -362,7 +362,7 @@ class PredictPanel(Panel):
 
     def _on_model(self) -> None:
         others = {task: self.model.models_for(task) for task in self.tasks.boxes}
-        self.tasks.offer(self.model.label, self.model.tasks, others)
+        self.tasks.offer(self.model.label, self.model.tasks, others, self.model.own_tasks)
         self.trials.offer(self.tasks.tasks)
         self._on_choice()
 

@@ -17,7 +17,7 @@ from dinoscope.arrays.output import PlaneWriter
 from dinoscope.arrays.resample import resample, scaled_shape
 from dinoscope.config import AnnotateOptions, PredictOptions
 from dinoscope.engine.explore.store import TokenStore
-from dinoscope.engine.predict import open_runner
+from dinoscope.engine.opening import open_runner
 from dinoscope.engine.scribble.cache import CachedTokens
 from dinoscope.engine.scribble.persist import load_classifier
 from dinoscope.engine.scribble.session import ScribbleSession

@@ -71,7 +71,7 @@ class ModelCache:
             loaded, ``problem``.
         """
         from dinoscope.config import PredictOptions
-        from dinoscope.engine.predict import open_runner
+        from dinoscope.engine.opening import open_runner
         from dinoscope.models.device import describe, set_threads
 
         set_threads(threads)
@@ -115,10 +115,11 @@ def models(context: JobContext) -> Mapping[str, Any]:
 
 def _file_entry(path: Path, ready: set[str]) -> dict[str, Any]:
     """As :func:`dinoscope.models.catalog.list_models` has them; ``name`` is the whole path."""
+    from dinoscope.models.catalog import lent_tasks
     from dinoscope.models.container import includes_backbone, read_card
 
     entry: dict[str, Any] = {"name": str(path), "kind": "model", "tasks": (), "available": False}
-    entry |= {"where": str(path), "backbone": "", "note": ""}
+    entry |= {"lent_tasks": (), "where": str(path), "backbone": "", "note": ""}
     try:
         card = read_card(path)
         complete = includes_backbone(path)
@@ -127,6 +128,7 @@ def _file_entry(path: Path, ready: set[str]) -> dict[str, Any]:
     return entry | {
         "kind": "model" if complete else "adapter",
         "tasks": tuple(card.heads),
+        "lent_tasks": lent_tasks(card),
         "available": complete or card.backbone in ready,
         "backbone": card.backbone,
     }

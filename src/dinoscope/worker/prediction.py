@@ -269,11 +269,13 @@ def free_memory_mb() -> float | None:
 
 def diameter(context: JobContext) -> Steps:
     """The typical object diameter that the model sees, in pixels of the image."""
-    from dinoscope.engine.predict import open_runner, prepare
+    from dinoscope.engine.lent import lender_of
+    from dinoscope.engine.opening import open_runner, prepare
     from dinoscope.engine.scale import estimate_diameter
 
     options = _options(context)
     model = yield from _load(context, options)
+    model = lender_of(model, dataclasses.replace(options, tasks=("instance",))) or model
     if "instance" not in model.card.heads:
         raise InputError(
             f"model {model.card.name!r} does not look for objects",

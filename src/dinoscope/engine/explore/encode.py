@@ -19,7 +19,7 @@ from dinoscope.config import ExploreOptions, PredictOptions, parse_layers
 from dinoscope.engine.dense import EncodedTiles, Runner
 from dinoscope.engine.explore.store import EncodedPlane, TokenStore
 from dinoscope.engine.limits import TileTooLarge
-from dinoscope.engine.predict import open_runner, prepare
+from dinoscope.engine.opening import open_runner, prepare
 from dinoscope.engine.scale import Prepared, zoom_for
 from dinoscope.engine.tokens import TokenJoiner
 from dinoscope.errors import DeviceError, InputError
