@@ -18,7 +18,7 @@ SLOTS = 256
 def _make(kind: str, seed: int, side: int) -> Any:
     from benchmarks.train_embedded import DIAMETER_PX, SyntheticImages
 
-    return pack(SyntheticImages(kind)(seed), DIAMETER_PX)
+    return pack(SyntheticImages(kind, surface_sides=(side,))(seed), DIAMETER_PX)
 
 
 def _work(free: Any, full: Any, shared: tuple[Any, ...], jobs: tuple[Any, ...]) -> None:

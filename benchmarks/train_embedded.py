@@ -134,9 +134,11 @@ class SyntheticImages:
     """Turns a seed into a training image of one kind, or of rods packed side by side."""
 
     kind: str
+    surface_sides: tuple[int, ...] = SURFACE_SIDES
 
     def __call__(self, seed: int) -> TrainingImage:
-        side = SURFACE_SIDES[seed % len(SURFACE_SIDES)] if self.kind == "surface" else 256
+        sides = self.surface_sides if self.kind == "surface" else (256,)
+        side = sides[seed % len(sides)]
         if self.kind == PACKED_RODS:
             made = synthetic.make("rods", (side, side), seed, arrangement="packed")
         else:
@@ -339,6 +341,14 @@ def fresh(seed: int) -> Model:
         normalization=NORMALIZATION.to_json(),
     )
     raise_layer_scale(model)
+    return show_whole_surfaces(model)
+
+
+def show_whole_surfaces(model: Model) -> Model:
+    """The same model, whose depth head is shown all of a plane, as in training."""
+    heads = dict(model.card.heads)
+    heads["depth"] = replace(heads["depth"], view="whole")
+    model.card = model.card.replace(heads=heads)
     return model
 
 
@@ -366,7 +376,7 @@ def main() -> None:
     begun = time.time()
     cells = single_cells(options.data, set(options.exclude))
     if options.start:
-        model = load_model(options.start, device="cpu")
+        model = show_whole_surfaces(load_model(options.start, device="cpu"))
     if cells.classes:
         model.add_head("classification", task("classification").head_spec(cells.classes))
     sets, validation = load(options.data, set(options.exclude))
