@@ -2,8 +2,8 @@
 SECOND --share 0.55 --output FILE``.
 
 What was learned last is partly what was seen last; between the ends of two stretches of one
-training lie weights that do well on what either saw (Wortsman et al. 2022, *Model soups*,
-arXiv:2203.05482).
+training, or of two runs from one start, lie weights that do well on what either saw (Wortsman et
+al. 2022, *Model soups*, arXiv:2203.05482).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ def main() -> None:
     parser.add_argument("first", help="name or file")
     parser.add_argument("second", help="name or file, whose card is kept")
     parser.add_argument("--share", type=float, default=0.5, help="of the second")
+    parser.add_argument("--told", default="with what it began from", help="what the first is")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     first = load_model(options.first, device="cpu").state_dict()
@@ -32,7 +33,7 @@ def main() -> None:
     )
     told = {
         **model.card.training,
-        "averaged": f"{share:g} with {1 - share:g} of what it began from",
+        "averaged": f"{share:g}, {1 - share:g} {options.told}",
     }
     model.card = model.card.replace(scores={}, training=told)
     save_model(model, options.output, half=True)

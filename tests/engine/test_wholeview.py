@@ -32,7 +32,7 @@ def whole_model(full_model: Model) -> Model:
 @pytest.fixture
 def plane() -> ImageInput:
     """Larger than a tile, and not square."""
-    return ImageInput(np.random.default_rng(0).integers(0, 255, (360, 420), np.uint8), "YX")
+    return ImageInput(np.random.default_rng(0).integers(0, 255, (400, 420), np.uint8), "YX")
 
 
 def _tiles(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
@@ -53,8 +53,8 @@ def test_a_large_plane_is_seen_in_one_tile_whatever_the_objects_size(
 ) -> None:
     shapes = _tiles(monkeypatch)
     alone = run_prediction(plane, whole_model, PredictOptions(("depth",)))[0]["depth"]
-    assert shapes == [(126, 140)]  # 420 pixels are as the largest tile, 140
-    assert alone.shape == (360, 420)
+    assert shapes == [(112, 126)]  # 400 pixels are as the smallest tile, 112
+    assert alone.shape == (400, 420)
     options = PredictOptions(("instance", "depth"), diameter_px=14.0)
     beside = run_prediction(plane, whole_model, options)[0]["depth"]
     assert len(shapes) > 20  # objects are looked at twice as large
@@ -89,7 +89,7 @@ def test_a_narrow_plane_keeps_enough_patches_across(whole_model: Model) -> None:
 
 
 def test_every_plane_of_a_stack_costs_one_tile(whole_model: Model) -> None:
-    stack = ImageInput(np.zeros((3, 360, 420), np.uint8), "ZYX")
+    stack = ImageInput(np.zeros((3, 400, 420), np.uint8), "ZYX")
     cost = estimate_cost(stack, whole_model, PredictOptions(("depth",)))
     assert (cost["tiles"], cost["planes"]) == (1.0, 3.0)
     near = estimate_cost(stack, whole_model, PredictOptions(("pca",)))["tiles"]

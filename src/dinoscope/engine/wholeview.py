@@ -33,13 +33,14 @@ def split_tasks(card: ModelCard, tasks: Sequence[str]) -> tuple[tuple[str, ...],
 
 
 def view_shape(runner: Runner, shape: tuple[int, int]) -> tuple[int, int]:
-    """``(Y, X)`` in model pixels of the view of a plane of `shape`: the long side is a tile's.
+    """``(Y, X)`` in model pixels of the view of a plane of `shape`: the long side is that of the
+    smallest tile, which is as large as a crop in training.
 
     Examples
     --------
-    With tiles of up to 252 px, 1024 × 512 pixels are seen as 252 × 126.
+    With tiles of 224 px or more, 1024 × 512 pixels are seen as 224 × 112.
     """
-    _, side = runner.limits.tile_range(*runner.model.card.tile)
+    side, _ = runner.limits.tile_range(*runner.model.card.tile)
     least = LEAST_SHORT_PATCHES * runner.model.backbone.patch
     return scaled_shape(shape, max(side / max(shape), least / min(shape)))
 
