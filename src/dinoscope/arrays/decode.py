@@ -3,9 +3,9 @@
 The landscape is boundary distance times the square root of centredness. Both fall towards the line
 where two objects touch, one across a packed rod and one along it, so their product has one summit
 for each object. Centredness is the harder to tell of long objects, whose ends are far away, so it
-counts half. How deep the valley between two summits must be to count as a contact line was chosen on the
-development images, by the shipped model's maps, and holds on maps computed from simulated packed
-rods and ellipses, sharp, blurred and noisy.
+counts half. How deep the valley between two summits must be to count as a contact line was chosen
+on the development images, by the shipped model's maps, and holds on maps computed from simulated
+packed rods and ellipses, sharp, blurred and noisy.
 """
 
 from __future__ import annotations
