@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("first", help="name or file")
     parser.add_argument("second", help="name or file, whose card is kept")
     parser.add_argument("--share", type=float, default=0.5, help="of the second")
-    parser.add_argument("--told", default="with what it began from", help="what the first is")
+    parser.add_argument("--told", default="what it began from", help="what the first is")
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args()
     first = load_model(options.first, device="cpu").state_dict()
@@ -33,7 +33,7 @@ def main() -> None:
     )
     told = {
         **model.card.training,
-        "averaged": f"{share:g}, {1 - share:g} {options.told}",
+        "averaged": f"{share:g} with {1 - share:g} of {options.told}",
     }
     model.card = model.card.replace(scores={}, training=told)
     save_model(model, options.output, half=True)

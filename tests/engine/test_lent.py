@@ -98,6 +98,18 @@ def test_cells_at_another_magnification_are_brought_to_that_of_the_training(
         assert classifier._crop(np.zeros((3, 200, 260), np.uint8), 5, 255).shape == (3, 112, 112)
 
 
+def test_a_classifier_that_knows_no_size_takes_crops_as_large_as_in_its_training(
+    redcells: Model, smear: ImageInput
+) -> None:
+    own = copy.copy(redcells)  # as trained by a user: its card has no typical object
+    own.card = redcells.card.replace(object_px=None)
+    _, objects, classes, summary = run_prediction(smear, own, replace(BOTH, plane=(0,)))
+    assert objects is not None
+    assert classes is not None
+    assert len(classes["class"]) == len(objects["label"]) == 2
+    assert not any("training" in note for note in summary.notes)
+
+
 def test_edges_are_mirrored() -> None:
     assert lent._reflected(-2, 8, 4).tolist() == [2, 1, 0, 1, 2, 3, 2, 1]
     assert lent._reflected(-1, 3, 1).tolist() == [0, 0, 0]

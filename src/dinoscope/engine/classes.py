@@ -6,7 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dinoscope.types import Table
+from dinoscope.types import ImageInput, Table
+
+
+def plane_name(image: ImageInput, index: Sequence[int]) -> str:
+    """A plane as tables name it: ``T0/Z3``; empty for an image of one plane."""
+    return "/".join(f"{a}{i}" for a, i in zip(image.plane_axes, index, strict=True))
 
 
 def class_table(

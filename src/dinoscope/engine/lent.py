@@ -22,7 +22,7 @@ from dinoscope.arrays.calibrate import Calibration
 from dinoscope.arrays.normalize import limits, to_model_input
 from dinoscope.arrays.resample import resample
 from dinoscope.config import PredictOptions
-from dinoscope.engine.classes import class_table
+from dinoscope.engine.classes import class_table, plane_name
 from dinoscope.engine.dense import Runner
 from dinoscope.engine.opening import open_runner, prepare
 from dinoscope.engine.scale import Prepared
@@ -150,7 +150,7 @@ class ObjectClassifier:
         objects = output.objects
         image = self.prepared.image
         card = self.runner.model.card
-        plane = "/".join(f"{a}{i}" for a, i in zip(image.plane_axes, output.index, strict=True))
+        plane = plane_name(image, output.index)
         names = card.heads["classification"].classes
         probabilities = np.zeros((0, len(names)), np.float32)
         labels = np.zeros(0, np.int64)
@@ -218,7 +218,6 @@ class ObjectClassifier:
 
 def _reflected(first: int, count: int, length: int) -> np.ndarray:
     """Indices from `first` on into an axis of `length` that goes on mirrored at both ends."""
-    index = np.abs(np.arange(first, first + count))
-    period = max(1, 2 * (length - 1))
-    index %= period
-    return np.where(index < length, index, period - index)
+    before, after = max(0, -first), max(0, first + count - length)
+    index = np.pad(np.arange(length), (before, after), mode="reflect")
+    return index[first + before :][:count]

@@ -27,7 +27,7 @@ from dinoscope.arrays.resample import needed_window, resample, scaled_shape
 from dinoscope.arrays.tiling import Stitcher
 from dinoscope.config import PredictOptions
 from dinoscope.engine.ahead import PixelsAhead, Wanted, parts_of
-from dinoscope.engine.classes import class_table, join_classes
+from dinoscope.engine.classes import class_table, join_classes, plane_name
 from dinoscope.engine.dense import Runner
 from dinoscope.engine.lent import lender_of, predict_lent
 from dinoscope.engine.limits import TileTooLarge
@@ -282,9 +282,7 @@ class _Run:
         )
         joiner = TokenJoiner(covered, patch, last_only="classification" not in self.options.tasks)
         done = 0
-        # What looks beyond a pixel must see the whole plane at once.
-        filtered = self.prepared.normalization.denoise or self.prepared.normalization.local_contrast
-        parts = parts_of(grid, tiles, whole=filtered)
+        parts = parts_of(grid, tiles, whole=self.prepared.filtered)
         queue: list[Wanted] = [(indices[number], grid.bounds(part)) for part in parts]
         if number + 1 < len(indices):
             queue.append((indices[number + 1], grid.bounds(parts[0])))
@@ -343,8 +341,7 @@ class _Run:
 
     def _classify(self, index: Index, tokens: TokenPlane, ids: np.ndarray | None) -> Table:
         """Class probabilities of the image, or of every object where there are objects."""
-        axes = self.prepared.image.plane_axes
-        plane = "/".join(f"{a}{i}" for a, i in zip(axes, index, strict=True))
+        image = self.prepared.image
         model = self.runner.model
         names = model.card.heads["classification"].classes
         if ids is None:
@@ -357,7 +354,7 @@ class _Run:
         with torch.inference_mode():
             logits = model.decode_pooled(torch.from_numpy(vectors).to(self.runner.device))
             probabilities = task("classification").activate(logits).cpu().numpy()
-        table = class_table(names, probabilities, image=self.prepared.image.name, plane=plane)
+        table = class_table(names, probabilities, image=image.name, plane=plane_name(image, index))
         table["object"] = (
             np.arange(1, len(probabilities) + 1) if ids is not None else table["object"]
         )

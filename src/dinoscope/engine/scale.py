@@ -52,6 +52,11 @@ class Prepared:
         """``(Y, X)`` of a plane in image pixels."""
         return self.image.size("Y"), self.image.size("X")
 
+    @property
+    def filtered(self) -> bool:
+        """Whether pixels depend on those around them, so that a plane must be read as a whole."""
+        return bool(self.normalization.denoise or self.normalization.local_contrast)
+
     def pixels(
         self, index: tuple[int, ...], zoom: float, window: Region | None = None
     ) -> np.ndarray:

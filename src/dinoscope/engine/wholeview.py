@@ -15,14 +15,13 @@ import numpy as np
 
 from dinoscope.arrays.axes import Region
 from dinoscope.arrays.resample import needed_window, resample, scaled_shape
+from dinoscope.arrays.tiling import LEAST_PATCHES
 from dinoscope.engine.dense import Runner
 from dinoscope.engine.scale import Prepared
 from dinoscope.models.card import ModelCard
 
 #: Image pixels that are read and normalised at once.
 BAND_PIXELS = 4_000_000
-#: Where a plane is so narrow that its short side would get fewer patches, more tiles are used.
-LEAST_SHORT_PATCHES = 8
 
 
 def split_tasks(card: ModelCard, tasks: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -34,14 +33,11 @@ def split_tasks(card: ModelCard, tasks: Sequence[str]) -> tuple[tuple[str, ...],
 
 def view_shape(runner: Runner, shape: tuple[int, int]) -> tuple[int, int]:
     """``(Y, X)`` in model pixels of the view of a plane of `shape`: the long side is that of the
-    smallest tile, which is as large as a crop in training.
-
-    Examples
-    --------
-    With tiles of 224 px or more, 1024 × 512 pixels are seen as 224 × 112.
+    smallest tile, which is as large as a crop in training. With tiles of 224 px or more, 1024 × 512
+    pixels are seen as 224 × 112; a plane that is narrower still takes several tiles.
     """
     side, _ = runner.limits.tile_range(*runner.model.card.tile)
-    least = LEAST_SHORT_PATCHES * runner.model.backbone.patch
+    least = LEAST_PATCHES * runner.model.backbone.patch
     return scaled_shape(shape, max(side / max(shape), least / min(shape)))
 
 
@@ -78,8 +74,7 @@ def whole_view_maps(
         return {}
     seen = view_shape(runner, prepared.shape)
     maps = runner.dense_maps(_view(prepared, index, seen), tasks)
-    window = needed_window(seen, prepared.shape, region)
-    y0, x0, y1, x1 = window
+    y0, x0, y1, x1 = needed_window(seen, prepared.shape, region)
     return {
         name: resample(
             found[:, y0:y1, x0:x1],
@@ -94,10 +89,7 @@ def whole_view_maps(
 
 def _view(prepared: Prepared, index: tuple[int, ...], seen: tuple[int, int]) -> np.ndarray:
     """``(3, *seen)`` model pixels, read in bands so that a large plane never lies in memory."""
-    norm = prepared.normalization
-    # What looks beyond a pixel must see the whole plane at once.
-    whole = norm.denoise or norm.local_contrast
-    count = 1 if whole else -(-prepared.shape[0] * prepared.shape[1] // BAND_PIXELS)
+    count = 1 if prepared.filtered else -(-prepared.shape[0] * prepared.shape[1] // BAND_PIXELS)
     edges = np.linspace(0, seen[0], min(count, seen[0]) + 1).astype(int)
     bands = [
         prepared.seen_as(index, seen, (int(y0), 0, int(y1), seen[1])) for y0, y1 in pairwise(edges)
