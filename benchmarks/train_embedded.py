@@ -82,6 +82,16 @@ WEIGHTS = {
     "membranes": 0.005,
     "surface": 0.13,
 }
+#: Where real images are left out, their share goes to the generator's images that are most like them.
+STAND_INS = {
+    "fluo_small": "nuclei",
+    "fluo_large": "touching",
+    "fluo_tissue": "touching",
+    "histology_purple": "tissue",
+    "histology_white": "tissue",
+    "brightfield_gray": "brightfield",
+    "usiigaci": "phase",
+}
 #: Single-cell sets by folder: their axes.
 CLASSIFIED = {"rbc12_crops": None, "cellcycle_ifc": "CYX"}
 #: Sets whose classes live on absolute intensity; the others are normalised image by image, since
@@ -179,10 +189,11 @@ def load(
     sets: list[ImageSet | GeneratedSet] = [
         ImageSet(name, images, WEIGHTS[name]) for name, images in by_set.items()
     ]
-    for kind in WEIGHTS.keys() - {"usiigaci"}:
-        if kind in (*synthetic.KINDS, PACKED_RODS) and kind not in exclude:
-            tasks = ("depth",) if kind == "surface" else ("instance", "semantic")
-            sets.append(GeneratedSet(kind, SyntheticImages(kind), tasks, WEIGHTS[kind]))
+    for kind in WEIGHTS.keys() - STAND_INS.keys() - exclude:
+        tasks = ("depth",) if kind == "surface" else ("instance", "semantic")
+        missing = [n for n, like in STAND_INS.items() if like == kind and n not in by_set]
+        share = WEIGHTS[kind] + sum(WEIGHTS[n] for n in missing)
+        sets.append(GeneratedSet(kind, SyntheticImages(kind), tasks, share))
     return sorted(sets, key=lambda s: s.name), validation
 
 
