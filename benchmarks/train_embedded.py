@@ -82,7 +82,7 @@ WEIGHTS = {
     "membranes": 0.005,
     "surface": 0.13,
 }
-#: Where real images are left out, their share goes to the generator's images that are most like them.
+#: Where real images are left out, their share goes to the generator's images most like them.
 STAND_INS = {
     "fluo_small": "nuclei",
     "fluo_large": "touching",
