@@ -24,26 +24,56 @@ def test_a_size_map_that_says_too_little_still_crosses_zero_at_the_right_scale(
     assert scale._right_scale(looks) == pytest.approx(true, abs=1e-9)
 
 
-def test_looks_walk_towards_the_right_scale_and_stop_behind_it() -> None:
+def test_looks_go_where_the_last_ones_point_and_end_at_the_right_scale() -> None:
     asked: list[float] = []
 
     def look(octaves: float) -> float:
         asked.append(octaves)
         return 0.5 * (octaves + 1.4)  # right at -1.4
 
-    assert scale._looks(look) == {0.0: 0.7, -1.0: pytest.approx(0.2), -2.0: pytest.approx(-0.3)}
-    assert asked == [0, -1, -2]
+    looks = scale._looks(look)
+    assert asked == [0, pytest.approx(-0.875), pytest.approx(-1.4)]
+    assert looks[asked[-1]] == pytest.approx(0)
+    assert scale._right_scale(looks) == pytest.approx(-1.4)
+
+
+def test_a_first_look_at_the_right_scale_is_the_only_one() -> None:
+    asked: list[float] = []
+
+    def look(octaves: float) -> float:
+        asked.append(octaves)
+        return 0.5 * (octaves - 0.2)
+
+    assert scale._right_scale(scale._looks(look)) == pytest.approx(
+        0.1
+    )  # one answer, taken as it is
+    assert asked == [0]
+
+
+def test_looks_end_though_they_never_agree() -> None:
+    asked: list[float] = []
+
+    def look(octaves: float) -> float:
+        asked.append(octaves)
+        return 1.5
+
+    looks = scale._looks(look)
+    assert len(asked) == len(looks) <= scale.MOST_LOOKS
+    assert min(looks) == -scale.MOST_OCTAVES
 
 
 def test_looks_begin_where_an_object_is_seen_and_end_where_none_is() -> None:
-    seen = {1: None, 0: None, -1: 0.4, -2: None, 2: 0.9}
-    assert scale._looks(seen.__getitem__) == {-1.0: 0.4}
+    seen = {1: None, 0: None, -1: 0.4, 2: 0.9}
+    assert scale._looks(seen.get) == {-1.0: 0.4}  # type: ignore[arg-type]
     assert scale._looks(lambda _: None) == {}
 
 
-def test_without_a_crossing_the_closest_look_tells_where_to_go() -> None:
-    assert scale._right_scale({0.0: 1.0, 1.0: 1.5}) == pytest.approx(-1.0)
-    assert scale._right_scale({-1.0: -1.2, 0.0: -0.4}) == pytest.approx(0.4)
+def test_without_a_crossing_the_closest_looks_tell_where_to_go() -> None:
+    assert scale._right_scale({0.0: 1.0, 1.0: 1.5}) == pytest.approx(-2.0)
+    assert scale._right_scale({-1.0: -1.2, 0.0: -0.4}) == pytest.approx(0.5)
+    # Looks that hardly differ do not send it out of sight, nor such that contradict each other.
+    assert scale._right_scale({0.0: 0.4, 1.0: 0.41}) == pytest.approx(-1.0)
+    assert scale._right_scale({0.0: 0.4, 1.0: 0.3}) == pytest.approx(1.0 - 0.75)
 
 
 @pytest.mark.parametrize("true", [9.0, 28.0, 90.0])

@@ -20,10 +20,20 @@ from dinoscope.types import ImageInput
 
 #: Zooms beyond these do not help any more.
 ZOOM_RANGE = (1 / 16, 8.0)
-#: An image of unknown object size is looked at an octave apart, up to so many octaves either way.
+#: An image of unknown object size is looked at so many octaves either way at most…
 MOST_OCTAVES = 2
+#: …and so many times once objects were seen.
+MOST_LOOKS = 4
 #: A size this close to the training size (in octaves) needs no further look.
 CLOSE_OCTAVES = 0.15
+#: What a first look says is taken so many times, since it grows less than it should…
+BEYOND = 1.25
+#: …and no next look is further away than this.
+LONGEST_STEP = 1.2
+#: How much of a change of scale (in octaves) a look sees of it; what two looks say is kept to that.
+SLOPES = (0.4, 1.0)
+#: Two looks closer than this are the same.
+SAME_OCTAVES = 0.02
 #: An estimate is used as if it were this much smaller: objects seen a little too large are still
 #: found, objects seen too small merge or vanish (measured on DSB2018 dev-val: AP@0.5 +0.04).
 CAUTION = 0.85
@@ -135,10 +145,10 @@ def scale_text(diameter_px: float | None, zoom: float) -> str:
 def looking_tiles(runner: Runner, shape: tuple[int, int]) -> int:
     """Tiles that :func:`estimate_diameter` usually encodes on a plane of `shape` (Y, X).
 
-    One look at the image's own scale, one an octave on, one between.
+    One look at the image's own scale, and one nearer to the right one.
     """
     tiles = 0
-    for octaves in (0.0, 1.0, 0.5):
+    for octaves in (0.0, 0.5):
         scaled = scaled_shape(shape, 2**octaves)
         tiles += min(USUAL_TILES, len(runner.grid(_seen_shape(scaled, runner)).tiles))
     return tiles
@@ -152,10 +162,10 @@ def estimate_diameter(prepared: Prepared, runner: Runner) -> float | None:
     """Typical object diameter in image pixels, or None where no object is seen.
 
     The instance head's size map is read off in the middle of the middle plane, first at the image's
-    own scale, then an octave further each time in the direction it points to, until it says the
-    opposite. What it says grows with the scale, but less than it should on images unlike those it
-    was trained on; so the scale at which it says "as in training" is found between two looks,
-    rather than by trusting one answer.
+    own scale, then where the looks so far point to, until one says "as in training". What a look
+    says grows with the scale, but less than it should on images unlike those of the training; so
+    the scale where it would be nothing is sought as a root is by secants, rather than by trusting
+    one answer.
     """
     target = runner.model.card.diameter_px
     if not target:
@@ -169,15 +179,11 @@ def estimate_diameter(prepared: Prepared, runner: Runner) -> float | None:
     looks = _looks(look)
     if not looks:
         return None
-    guess = _right_scale(looks)
-    seen = look(guess)
-    if seen is not None and abs(seen) > CLOSE_OCTAVES:
-        guess = _right_scale({**looks, guess: seen})
-    return float(target / _clipped(2**guess))
+    return float(target / _clipped(2 ** _right_scale(looks)))
 
 
 def _looks(look: Callable[[float], float | None]) -> dict[float, float]:
-    """What was seen at scales an octave apart, the last two on both sides of the right one.
+    """What was seen at the scales that were looked at, the last of them nearly the right one.
 
     Scales are log2 of the zoom; nothing where no scale shows an object.
     """
@@ -188,30 +194,40 @@ def _looks(look: Callable[[float], float | None]) -> dict[float, float]:
     else:
         return {}
     looks = {float(place): seen}
-    step = -1 if seen > 0 else 1
-    while abs(place + step) <= MOST_OCTAVES:
-        place += step
-        further = look(place)
-        if further is None:
+    while abs(seen) > CLOSE_OCTAVES and len(looks) < MOST_LOOKS:
+        best = _closest(looks)
+        step = -BEYOND * seen if len(looks) == 1 else _right_scale(looks) - best
+        step = float(np.clip(step, -LONGEST_STEP, LONGEST_STEP))
+        further = float(np.clip(best + step, -MOST_OCTAVES, MOST_OCTAVES))
+        if min(abs(further - known) for known in looks) < SAME_OCTAVES:
             break
-        looks[float(place)] = further
-        if (further > 0) != (seen > 0):
+        answer = look(further)
+        if answer is None:
             break
+        seen = looks[further] = answer
     return looks
+
+
+def _closest(looks: Mapping[float, float]) -> float:
+    """The scale whose objects looked most like training objects; of equal ones the last."""
+    return min(reversed(list(looks)), key=lambda place: abs(looks[place]))
 
 
 def _right_scale(looks: Mapping[float, float]) -> float:
     """Where between `looks` (log2 of the zoom to octaves seen) objects look like training objects.
 
-    Where the objects go from too small to too large; without that, what the look that came closest
-    says.
+    Where the objects go from too small to too large; without that, where the closest looks point.
     """
     places = sorted(looks)
     for low, high in pairwise(places):
         if looks[low] <= 0 < looks[high]:
             return low - looks[low] * (high - low) / (looks[high] - looks[low])
-    best = min(places, key=lambda place: abs(looks[place]))
-    return best - looks[best]
+    best = _closest(looks)
+    if len(looks) == 1:
+        return best - looks[best]
+    other = _closest({place: seen for place, seen in looks.items() if place != best})
+    slope = float(np.clip((looks[other] - looks[best]) / (other - best), *SLOPES))
+    return best - looks[best] / slope
 
 
 def _seen_size(
