@@ -10,7 +10,7 @@ from dinoscope.models.device import import_torch
 torch = import_torch()
 
 from dinoscope.tasks.base import task  # noqa: E402
-from dinoscope.tasks.instance import soft_dice  # noqa: E402
+from dinoscope.tasks.instance import CONTACT_WEIGHT, contact_lines, soft_dice  # noqa: E402
 from dinoscope.tasks.semantic import pixel_counts  # noqa: E402
 
 
@@ -66,6 +66,36 @@ def test_unknown_pixels_get_no_gradient(name: str, unknown: float) -> None:
     assert raw.grad is not None
     assert raw.grad[..., 14:].abs().max() == 0
     assert raw.grad[..., :14].abs().max() > 0
+
+
+def test_contact_lines_lie_where_objects_touch_and_nowhere_else() -> None:
+    ids = np.zeros((1, 60, 60), np.int32)
+    ids[0, 10:50, 10:30] = 1
+    ids[0, 10:50, 30:50] = 2
+    maps = torch.from_numpy(task("instance").targets(ids[0], None))[None]
+    lines = contact_lines(maps[:, 0], maps[:, 2])[0].numpy()
+    assert set(np.unique(lines)) == {0.0, 1.0}
+    assert lines[20:40, 29:31].all()
+    assert not lines[:, :24].any()
+    assert not lines[:, 36:].any()
+    alone = torch.from_numpy(task("instance").targets((ids[0] == 1).astype(np.int32), None))[None]
+    assert not contact_lines(alone[:, 0], alone[:, 2]).any()
+
+
+def test_a_missed_contact_line_costs_more_than_a_missed_rim() -> None:
+    unit = task("instance")
+    ids = np.zeros((60, 60), np.int32)
+    ids[10:50, 10:30] = 1
+    ids[10:50, 30:50] = 2
+    target = torch.from_numpy(unit.targets(ids, None))[None]
+    right = torch.cat([target[:, :3].clamp(0.02, 0.98).logit(), torch.zeros(1, 1, 60, 60)], 1)
+
+    def cost(columns: slice) -> float:
+        wrong = right.clone()
+        wrong[:, 2, 20:40, columns] = 4.0  # as in the middle of an object
+        return float(unit.loss(wrong, target, {}) - unit.loss(right, target, {}))
+
+    assert cost(slice(29, 31)) == pytest.approx((1 + CONTACT_WEIGHT) * 2 * cost(slice(10, 11)))
 
 
 @pytest.mark.parametrize("name", ["semantic", "depth"])
