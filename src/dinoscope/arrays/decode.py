@@ -26,9 +26,9 @@ _SMOOTHING_PX = (0.8, 8.0)
 #: A pixel is in an object's core if foreground and boundary distance reach these (of 255).
 _CORE = (128, 64)
 #: Two summits are one object if the pass between them reaches this share of the lower one…
-_VALLEY_RATIO = 0.76
+_VALLEY_RATIO = 0.61
 #: …or lies less than this below it (the landscape goes from 0 to 1).
-_VALLEY_DEPTH = 0.13
+_VALLEY_DEPTH = 0.17
 
 #: Square roots of centredness by its 256 values, over 255 for the boundary distance.
 _ROOTS = np.sqrt(np.arange(256, dtype=np.float32) / 255) / 255
