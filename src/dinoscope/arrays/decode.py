@@ -21,7 +21,7 @@ from dinoscope.errors import InputError
 _FLOOR = 5
 #: Smoothing of the landscape: this share of the objects' width, and never less or more pixels than
 #: these. The least drowns the 8-bit steps; wide objects have shallow slopes that noise can notch.
-_SMOOTHING_SHARE = 0.07
+_SMOOTHING_SHARE = 0.06
 _SMOOTHING_PX = (0.8, 8.0)
 #: A pixel is in an object's core if foreground and boundary distance reach these (of 255).
 _CORE = (128, 64)

@@ -70,7 +70,7 @@ class InstanceOptions:
         12, "Objects of fewer pixels are dropped.", low=0, high=10_000_000, unit="px"
     )
     min_size_share: float = option(
-        0.1,
+        0.02,
         "Objects smaller than this share of the typical object's area are dropped.",
         low=0,
         high=1,
