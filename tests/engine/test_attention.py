@@ -87,3 +87,13 @@ def test_products_are_those_of_the_softmax() -> None:
     assert float(largest_products(qkv, 1)) == pytest.approx(expected)
     by_head = largest_products(qkv, 2)
     assert by_head.tolist() == pytest.approx([3.0, 8.0])
+
+
+def test_a_copy_of_a_watched_model_can_be_made_and_changes_nothing(model: Model) -> None:
+    cap = AttentionCap(model.backbone.vit, every=1)
+    copied = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        copied.encode(torch.rand(1, 3, 56, 56))
+    before = copied.backbone.vit.blocks[0].attn.qkv.weight.clone()
+    cap.after_step({})
+    assert torch.equal(copied.backbone.vit.blocks[0].attn.qkv.weight, before)

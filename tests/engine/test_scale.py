@@ -44,9 +44,8 @@ def test_a_first_look_at_the_right_scale_is_the_only_one() -> None:
         asked.append(octaves)
         return 0.5 * (octaves - 0.2)
 
-    assert scale._right_scale(scale._looks(look)) == pytest.approx(
-        0.1
-    )  # one answer, taken as it is
+    looks = scale._looks(look)
+    assert scale._right_scale(looks) == pytest.approx(0.1)  # one answer, taken as it is
     assert asked == [0]
 
 

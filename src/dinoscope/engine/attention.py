@@ -40,36 +40,33 @@ class AttentionCap:
 
     def __init__(self, vit: nn.Module, largest: float = LARGEST, every: int = EVERY) -> None:
         self.largest, self.every = largest, every
-        self._layers: dict[str, tuple[nn.Linear, int]] = {}
-        self._seen: dict[str, Tensor] = {}
+        blocks = list(vit.blocks)  # type: ignore[arg-type]
+        self._heads = int(blocks[0].attn.num_heads)
+        self._seen: dict[nn.Linear, Tensor] = {}
         self._look = True
-        self._hooks = []
-        for number, block in enumerate(vit.blocks):  # type: ignore[arg-type]
-            name, heads = f"{number}", block.attn.num_heads
-            self._layers[name] = (block.attn.qkv, heads)
-            self._hooks.append(block.attn.qkv.register_forward_hook(_Watch(self, name, heads)))
+        self._hooks = [b.attn.qkv.register_forward_hook(self._watch) for b in blocks]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AttentionCap:
+        """A copied model tells the same cap, which listens only to models that train."""
+        return self
 
     def __call__(self, model: nn.Module, step: int, share_done: float) -> None:
         """Nothing is added to the loss."""
         self._look = (step + 1) % self.every == 0
 
-    def saw(self, name: str, products: Tensor) -> None:
-        """Told the largest product of every head ``(heads,)`` in a forward pass."""
-        if self._look:
-            self._seen[name] = products
-
-    @property
-    def looking(self) -> bool:
-        """Whether products of this step are wanted."""
-        return self._look
+    @torch.no_grad()
+    def _watch(self, layer: nn.Linear, inputs: Any, output: Tensor) -> None:
+        """Forward hook of a block's layer of queries, keys and values."""
+        if self._look and layer.training:
+            self._seen[layer] = largest_products(output, self._heads)
 
     @torch.no_grad()
     def after_step(self, parameters: Mapping[str, Tensor]) -> None:
         """Scale queries and keys of heads whose products are too large, half of it each."""
-        for name, products in self._seen.items():
-            layer, heads = self._layers[name]
+        for layer, products in self._seen.items():
             factor = (self.largest / products).clamp(LEAST_FACTOR, 1.0).sqrt()
-            each = factor.to(layer.weight).repeat_interleave(layer.in_features // heads).repeat(2)
+            width = layer.weight.shape[1] // self._heads
+            each = factor.to(layer.weight).repeat_interleave(width).repeat(2)
             layer.weight[: len(each)] *= each[:, None]
             layer.bias[: len(each)] *= each
         self._seen = {}
@@ -85,22 +82,6 @@ class AttentionCap:
         """Look no more."""
         for hook in self._hooks:
             hook.remove()
-
-
-class _Watch:
-    """Forward hook of one block's layer of queries, keys and values."""
-
-    def __init__(self, cap: AttentionCap, name: str, heads: int) -> None:
-        self._cap, self._name, self._heads = cap, name, heads
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Watch:
-        """A copied model tells the same cap, which listens only to models that train."""
-        return self
-
-    @torch.no_grad()
-    def __call__(self, layer: nn.Module, inputs: Any, output: Tensor) -> None:
-        if self._cap.looking and layer.training:
-            self._cap.saw(self._name, largest_products(output, self._heads))
 
 
 def largest_products(qkv: Tensor, heads: int) -> Tensor:

@@ -58,10 +58,9 @@ class Instance:
         dice = soft_dice(torch.sigmoid(raw[:, 0]) * known, foreground * known)
         # Both distances matter inside objects; a quarter of the weight keeps the background at
         # zero.
-        weight = known * (0.25 + 0.75 * foreground)
-        weight = (weight * (1 + CONTACT_WEIGHT * contact_lines(foreground, shape[:, 1]))).unsqueeze(
-            1
-        )
+        touching = contact_lines(foreground, shape[:, 1])
+        weight = known * (0.25 + 0.75 * foreground) * (1 + CONTACT_WEIGHT * touching)
+        weight = weight.unsqueeze(1)
         # By absolute error what is in doubt becomes the likelier of two, not their mean, which
         # would be a valley half as deep.
         distance = F.smooth_l1_loss(torch.sigmoid(raw[:, 1:3]), shape, reduction="none", beta=0.1)
