@@ -69,7 +69,7 @@ def test_the_main_job_with_a_real_worker(
     viewer = controller.results.viewer
     image, ids = blobs()
     stack = viewer.add_image(
-        np.stack([image, image[::-1], image.T]),
+        np.stack([image, image[::-1], image.T] * 6),  # long enough to be killed while it runs
         name="discs",
         scale=(2, 0.5, 0.5),
         units=("um",) * 3,
