@@ -148,6 +148,7 @@ def add_model_flags(parser: LineParser) -> None:
     add_option(how, TrainOptions, "class_weights", "--class-weights")
     add_option(how, TrainOptions, "depth_loss", "--depth-loss")
     add_option(how, TrainOptions, "token_cache_mb", "--token-cache-mb", float, "MB")
+    add_option(how, TrainOptions, "blend", "--no-blend")
     add_option(how, TrainOptions, "diameter_px", "--diameter", float, "PX")
     add_option(how, TrainOptions, "seed", "--seed", int, "N")
     add_option(how, TrainOptions, "device", "--device")

@@ -75,6 +75,11 @@ class TrainOptions:
         high=1_000_000,
         unit="MB",
     )
+    blend: bool = option(
+        True,
+        "Keep only as much of what training changed as held-out images (where they are few, all "
+        "images) ask for, if the base knew the tasks before.",
+    )
     diameter_px: float | None = option(
         None,
         "Typical object diameter of the training images; measured when not given.",

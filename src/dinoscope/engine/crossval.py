@@ -57,6 +57,8 @@ def cross_validate(
         There are fewer images, or groups of them, than folds.
     """
     begun = time.perf_counter()
+    # The folds are scored at the end of their trainings, so that is what the model must be.
+    options = replace(options, blend=False)
     sources = grouped(sources, splits.group_by)
     test = list(test_sources)
     if not test and splits.test_fraction > 0:

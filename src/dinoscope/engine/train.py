@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from dinoscope.arrays.normalize import Normalization
 from dinoscope.config import SplitOptions, TrainOptions, available_cores, parse_weights
 from dinoscope.engine.augment import Augmentation
 from dinoscope.engine.batches import BatchSource, CropPlan
+from dinoscope.engine.blend import FEW, NEARLY, blend, snapshot
 from dinoscope.engine.cached import token_pool
 from dinoscope.engine.dataset import TaskSource, TrainingImage, channel_ranges
 from dinoscope.engine.extras import extra_losses
@@ -164,15 +166,16 @@ def train(
     dtype, note = check_bf16(model.backbone, device, training=True)
     notes += [note] if note else []
     looked_at = 24 if any(task(t).dense for t in tasks) else 200  # whole planes take longer
-    validator = (
-        Validator(held, plan, device=device, dtype=dtype, at_most=looked_at) if held else None
-    )
+    look = partial(Validator, plan=plan, device=device, dtype=dtype, at_most=looked_at)
+    validator = look(held) if held else None
+    known = not new_heads and all(s.fits(model.card.heads.get(t)) for t, s in heads.items())
     prepare_heads(model, heads, new_heads)
     before = _before(model, heads, validator, new_heads)
     yield Progress("prepare", 2, 3, message=f"{len(images)} images", values=_named(before))
     model.card = _card(model, normalization, plan, tasks)
     kind = set_trainable(model, options)
     model.to(device)
+    start = snapshot(model) if known and options.blend else {}
     batch_size = min(options.batch_size, max(2, 2 * len(images)))
     settings = FitOptions(
         seconds=options.minutes * 60 if options.minutes is not None else None,
@@ -220,6 +223,18 @@ def train(
             "Training did not improve on the validation images: the base weights are kept."
         )
     scores = _best_scores(state.history, state.best_step, before)
+    if start and not (before and state.best_step == 0):
+        few = validator is None or len(held) < FEW
+        share = yield from blend(
+            model,
+            start,
+            validator if validator and not few else look([*held, *images]),
+            nearly=NEARLY if few else 1.0,
+            ranks=ranks,
+        )
+        if share < 1:
+            notes.append(f"The base knew the task: {share:.0%} of what training changed is kept.")
+            scores = _wanted(validator(model)) if validator else {}
     if test_sources:
         yield Progress("test", 0, 1, message="reading the test images")
         tested = score_model(model, test_sources, plan=plan, device=device, dtype=dtype)
@@ -345,14 +360,19 @@ def _card(model: Model, normalization: Normalization, plan: CropPlan, tasks: Seq
 def _best_scores(
     history: Sequence[Mapping[str, float]], best_step: int, before: Mapping[str, float]
 ) -> dict[str, float]:
-    """Scores of the weights that were kept."""
-    wanted = {*MAIN_SCORE.values(), "rmse", "accuracy", "score"}
+    """Scores of the weights that were best on validation."""
     if best_step == 0:
-        return {n: v for n, v in before.items() if n in wanted}
+        return _wanted(before)
     for entry in history:
         if entry["step"] == best_step:
-            return {n[4:]: v for n, v in entry.items() if n.startswith("val_") and n[4:] in wanted}
+            return _wanted({n[4:]: v for n, v in entry.items() if n.startswith("val_")})
     return {}
+
+
+def _wanted(scores: Mapping[str, float]) -> dict[str, float]:
+    """Those that a card names."""
+    wanted = {*MAIN_SCORE.values(), "rmse", "accuracy", "score"}
+    return {n: v for n, v in scores.items() if n in wanted}
 
 
 def _training_record(
