@@ -3,9 +3,9 @@
 The landscape is boundary distance times the square root of centredness. Both fall towards the line
 where two objects touch, one across a packed rod and one along it, so their product has one summit
 for each object. Centredness is the harder to tell of long objects, whose ends are far away, so it
-counts half. How deep the valley between two summits must be to count as a contact line was chosen
-on the development images, by the shipped model's maps, and holds on maps computed from simulated
-packed rods and ellipses, sharp, blurred and noisy.
+counts half. Where long objects lie side by side, the landscape is smoothed along them, which fills
+dents in a ridge, and a valley along them parts sooner than a dent across one. How deep a valley
+must be was chosen on the development images and on generated rods, by the shipped model's maps.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from __future__ import annotations
 import numpy as np
 
 from dinoscope.arrays.labels import border_ids
-from dinoscope.arrays.watershed import hills
+from dinoscope.arrays.orientation import across, smooth_along
+from dinoscope.arrays.watershed import Valleys, hills
 from dinoscope.config import InstanceOptions
 from dinoscope.errors import InputError
 
@@ -23,12 +24,16 @@ _FLOOR = 5
 #: these. The least drowns the 8-bit steps; wide objects have shallow slopes that noise can notch.
 _SMOOTHING_SHARE = 0.06
 _SMOOTHING_PX = (0.8, 8.0)
+#: Long objects agree on how they lie over this share of their width…
+_AGREEMENT_SHARE = 0.9
+#: …by more than this (0: gradients of all directions, as in round objects; 1: all parallel), and
+#: are then smoothed along up to this share.
+_LEAST_COHERENCE = 0.2
+_ALONG_SHARE = 0.4
 #: A pixel is in an object's core if foreground and boundary distance reach these (of 255).
 _CORE = (128, 64)
-#: Two summits are one object if the pass between them reaches this share of the lower one…
-_VALLEY_RATIO = 0.61
-#: …or lies less than this below it (the landscape goes from 0 to 1).
-_VALLEY_DEPTH = 0.17
+#: Which valleys part objects (the landscape goes from 0 to 1).
+_VALLEYS = Valleys(ratio=0.64, depth=0.13, ratio_across=0.35, depth_across=1.0)
 
 #: Square roots of centredness by its 256 values, over 255 for the boundary distance.
 _ROOTS = np.sqrt(np.arange(256, dtype=np.float32) / 255) / 255
@@ -198,22 +203,28 @@ def _check(maps: np.ndarray) -> None:
 def _grow(maps: np.ndarray) -> np.ndarray:
     from scipy.ndimage import gaussian_filter
 
+    mask = maps[0] >= _FLOOR
+    width = _width(maps)
+    smoothing = float(np.clip(_SMOOTHING_SHARE * width, *_SMOOTHING_PX))
+    ridges = maps[2].astype(np.float32)
+    gaussian_filter(ridges, smoothing, truncate=3, output=ridges)
+    square = across(ridges, _AGREEMENT_SHARE * width)
     height = np.multiply(_ROOTS[maps[1]], maps[2], dtype=np.float32)
-    gaussian_filter(height, _smoothing(maps), truncate=3, output=height)
-    return hills(height, maps[0] >= _FLOOR, valley_ratio=_VALLEY_RATIO, valley_depth=_VALLEY_DEPTH)
+    gaussian_filter(height, smoothing, truncate=3, output=height)
+    coherence = np.hypot(square[0], square[1])
+    lengths = (_ALONG_SHARE / (1 - _LEAST_COHERENCE) * width) * (coherence - _LEAST_COHERENCE)
+    height = smooth_along(height, square, np.where(mask, lengths, 0))
+    return hills(height, mask, _VALLEYS, square)
 
 
-def _smoothing(maps: np.ndarray) -> float:
-    """Standard deviation for the landscape, in pixels, from the width of the objects' cores."""
+def _width(maps: np.ndarray) -> float:
+    """The objects' width in pixels, from their cores: about a disc's diameter, twice a rod's."""
     core = (maps[0] >= _CORE[0]) & (maps[2] >= _CORE[1])
-    across = np.count_nonzero(core[1:] != core[:-1])
+    down = np.count_nonzero(core[1:] != core[:-1])
     along = np.count_nonzero(core[:, 1:] != core[:, :-1])
-    # Four areas by perimeter: about a disc's diameter, twice a rod's width.
-    width = 4.0 * int(np.count_nonzero(core)) / max(1, int(across + along))
-    low, high = _SMOOTHING_PX
-    wanted = min(max(_SMOOTHING_SHARE * width, low), high)
+    width = 4.0 * int(np.count_nonzero(core)) / max(1, int(down + along))  # 4 areas by perimeter
     # In steps of √2, so that a part of a plane is nearly always cut as the whole plane is.
-    return float(low * 2 ** (0.5 * round(2 * np.log2(wanted / low))))
+    return float(2 ** (0.5 * round(2 * np.log2(max(width, 4.0)))))
 
 
 def _largest_pieces(ids: np.ndarray) -> np.ndarray:

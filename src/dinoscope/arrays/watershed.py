@@ -8,6 +8,8 @@ threshold has to suit large and small, sharp and blurred objects at once.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 #: Rows, and pixels, that are looked at together: what they take stays in the processor's cache,
@@ -15,14 +17,30 @@ import numpy as np
 _ROWS, _PIXELS = 64, 1 << 20
 
 
+@dataclass(frozen=True)
+class Valleys:
+    """Which valleys part hills.
+
+    Two neighbouring hills are one if the pass between them is at least `ratio` times as high as the
+    lower summit, or lies less than `depth` below it. Where hills are long and lie side by side, a
+    step across them and a step along them do not mean the same: `ratio` grows by `ratio_across`
+    for a valley along such hills, and shrinks by as much for a dent across one; `depth` shrinks
+    and grows by the share `depth_across` of itself.
+    """
+
+    ratio: float
+    depth: float
+    ratio_across: float = 0.0
+    depth_across: float = 0.0
+
+
 def hills(
-    height: np.ndarray, mask: np.ndarray, *, valley_ratio: float, valley_depth: float
+    height: np.ndarray, mask: np.ndarray, valleys: Valleys, across: np.ndarray | None = None
 ) -> np.ndarray:
     """Partition the pixels of `mask` into hills of `height`.
 
-    Two neighbouring hills are one if the pass between them is at least `valley_ratio` times as
-    high as the lower summit, or lies less than `valley_depth` below it. Passes are taken from the
-    highest down, so that a hill always joins the neighbour it is best connected to.
+    Passes are taken from the highest down, so that a hill always joins the neighbour it is best
+    connected to.
 
     Parameters
     ----------
@@ -30,10 +48,11 @@ def hills(
         The landscape.
     mask : (Y, X) bool
         Pixels that take part.
-    valley_ratio : float
-        Between 0 (one hill for each connected region) and 1.
-    valley_depth : float
-        In units of `height`.
+    valleys : Valleys
+        With a `ratio` between 0 (one hill for each connected region) and 1, and a `depth` in units
+        of `height`.
+    across : (2, Y, X) float32, optional
+        The direction square to long hills, as `arrays.orientation.across` gives it.
 
     Returns
     -------
@@ -41,11 +60,10 @@ def hills(
         Hill numbers from 1, not all of them used; 0 outside `mask`.
     """
     hill, summits = _climb(height, mask)
-    low, high, passes = _passes(hill, height, summits.size)
-    if passes.size == 0:
+    passes = _passes(hill, height, summits.size, across)
+    if passes.level.size == 0:
         return hill
-    joined = _join(summits, low, high, passes, valley_ratio, valley_depth)
-    return np.asarray(joined[hill])
+    return np.asarray(_join(summits, passes, valleys)[hill])
 
 
 def _climb(height: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -101,41 +119,48 @@ def _steepest(block: np.ndarray, width: int) -> np.ndarray:
     return steps
 
 
-def _passes(
-    hill: np.ndarray, height: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each pair of touching hills, their numbers and the height of the pass between them."""
-    inner, outer = slice(1, None), slice(None, -1)
-    every = slice(None)
-    keys, heights = [], []
-    for one, other in (
-        ((every, inner), (every, outer)),
-        ((inner, every), (outer, every)),
-        ((inner, inner), (outer, outer)),
-        ((inner, outer), (outer, inner)),
+@dataclass(frozen=True)
+class _Passes:
+    """For each pair of touching hills: their numbers, the height of the pass between them, and how
+    far their contact line runs along long hills (1) or across one (-1)."""
+
+    low: np.ndarray
+    high: np.ndarray
+    level: np.ndarray
+    lateral: np.ndarray
+
+
+def _passes(hill: np.ndarray, height: np.ndarray, count: int, across: np.ndarray | None) -> _Passes:
+    inner, outer, every = slice(1, None), slice(None, -1), slice(None)
+    keys, heights, turns = [], [], []
+    # Each step with the cosine and sine of twice its angle.
+    for one, other, cosine, sine in (
+        ((every, inner), (every, outer), 1, 0),
+        ((inner, every), (outer, every), -1, 0),
+        ((inner, inner), (outer, outer), 0, 1),
+        ((inner, outer), (outer, inner), 0, -1),
     ):
         touch = (hill[one] != hill[other]) & (hill[one] > 0) & (hill[other] > 0)
         a, b = hill[one][touch].astype(np.int64), hill[other][touch].astype(np.int64)
         keys.append(np.minimum(a, b) * count + np.maximum(a, b))
         heights.append(np.minimum(height[one][touch], height[other][touch]))
-    key, level = np.concatenate(keys), np.concatenate(heights)
+        if across is None:
+            turns.append(np.zeros(a.size, np.float32))
+        else:
+            turns.append((cosine or sine) * across[0 if cosine else 1][one][touch])
+    key, level, lateral = (np.concatenate(parts) for parts in (keys, heights, turns))
     if key.size:
         order = np.argsort(key, kind="stable")
-        key, level = key[order], level[order]
+        key, level, lateral = key[order], level[order], lateral[order]
         starts = np.flatnonzero(np.concatenate([[True], key[1:] != key[:-1]]))
+        steps = np.diff(np.append(starts, key.size))
         key, level = key[starts], np.maximum.reduceat(level, starts)
+        lateral = np.add.reduceat(lateral, starts) / steps
     low, high = np.divmod(key, count)
-    return low, high, level
+    return _Passes(low, high, level, lateral)
 
 
-def _join(
-    summits: np.ndarray,
-    low: np.ndarray,
-    high: np.ndarray,
-    passes: np.ndarray,
-    valley_ratio: float,
-    valley_depth: float,
-) -> np.ndarray:
+def _join(summits: np.ndarray, passes: _Passes, valleys: Valleys) -> np.ndarray:
     """The hill that each hill ends up in, int32, by union-find over the passes."""
     parent = list(range(summits.size))
     summit = summits.tolist()
@@ -146,16 +171,17 @@ def _join(
             hill = parent[hill]
         return hill
 
-    order = np.argsort(-passes, kind="stable")
-    for one, other, level in zip(
-        low[order].tolist(), high[order].tolist(), passes[order].tolist(), strict=True
-    ):
+    ratios = valleys.ratio + valleys.ratio_across * passes.lateral
+    depths = valleys.depth * (1 - valleys.depth_across * passes.lateral)
+    columns = (passes.low, passes.high, passes.level, ratios, depths)
+    order = np.argsort(-passes.level, kind="stable")
+    for one, other, level, ratio, depth in zip(*(c[order].tolist() for c in columns), strict=True):
         big, small = root(one), root(other)
         if big == small:
             continue
         if summit[big] < summit[small]:
             big, small = small, big
         lower = summit[small]
-        if level >= valley_ratio * lower or lower - level < valley_depth:
+        if level >= ratio * lower or lower - level < depth:
             parent[small] = big
     return np.array([root(hill) for hill in range(summits.size)], np.int32)

@@ -10,14 +10,13 @@ from dinoscope.arrays.decode import basins, fill_holes
 from dinoscope.arrays.labels import SCRIBBLE_FIRST_CLASS, relabel_sequential
 from dinoscope.arrays.objects import object_table
 from dinoscope.arrays.patches import PatchGrid
-from dinoscope.arrays.watershed import hills
+from dinoscope.arrays.watershed import Valleys, hills
 from dinoscope.errors import InputError
 from dinoscope.types import Table
 
 METHODS = ("instance", "watershed")
-#: A valley between two summits of the distance map this deep parts two objects.
-_VALLEY_RATIO = 0.8
-_VALLEY_PX = 0.75
+#: Valleys of the distance map, in pixels, that part two objects.
+_VALLEYS = Valleys(ratio=0.8, depth=0.75)
 #: Smoothing of the distance map, in pixels.
 _SMOOTHING_PX = 1.0
 
@@ -75,7 +74,7 @@ def _hills_of_distance(labels: np.ndarray, inside: np.ndarray) -> np.ndarray:
         mask = labels == code  # classes that touch are parted by their border
         distance = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1].astype(np.float32)
         height = gaussian_filter(distance, _SMOOTHING_PX, truncate=3)
-        parts = hills(height, mask, valley_ratio=_VALLEY_RATIO, valley_depth=_VALLEY_PX)
+        parts = hills(height, mask, _VALLEYS)
         found[mask] = parts[mask] + shift
         shift += int(parts.max()) + 1
     return found
