@@ -22,18 +22,18 @@ from dinoscope.errors import InputError
 _FLOOR = 5
 #: Smoothing of the landscape: this share of the objects' width, and never less or more pixels than
 #: these. The least drowns the 8-bit steps; wide objects have shallow slopes that noise can notch.
-_SMOOTHING_SHARE = 0.06
+_SMOOTHING_SHARE = 0.05
 _SMOOTHING_PX = (0.8, 8.0)
 #: Long objects agree on how they lie over this share of their width…
-_AGREEMENT_SHARE = 0.9
+_AGREEMENT_SHARE = 1.1
 #: …by more than this (0: gradients of all directions, as in round objects; 1: all parallel), and
 #: are then smoothed along up to this share.
-_LEAST_COHERENCE = 0.2
-_ALONG_SHARE = 0.4
+_LEAST_COHERENCE = 0.15
+_ALONG_SHARE = 0.5
 #: A pixel is in an object's core if foreground and boundary distance reach these (of 255).
 _CORE = (128, 64)
 #: Which valleys part objects (the landscape goes from 0 to 1).
-_VALLEYS = Valleys(ratio=0.64, depth=0.13, ratio_across=0.35, depth_across=1.0)
+_VALLEYS = Valleys(ratio=0.67, depth=0.13, ratio_across=0.35, depth_across=1.4)
 
 #: Square roots of centredness by its 256 values, over 255 for the boundary distance.
 _ROOTS = np.sqrt(np.arange(256, dtype=np.float32) / 255) / 255
