@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dinoscope.arrays.orientation import across, smooth_along
+from dinoscope.arrays.orientation import across, coherence_around, smooth_along
 
 
 def stripes(degrees: float, period: float = 9.0, side: int = 90) -> np.ndarray:
@@ -66,3 +66,16 @@ def test_pixels_without_a_length_stay_as_they_are() -> None:
     smooth = smooth_along(values, across(values, 8.0), lengths)
     assert np.array_equal(smooth[:40], values[:40])
     assert not np.array_equal(smooth[40:], values[40:])
+
+
+def test_agreement_is_that_of_the_mask_s_pixels_nearby() -> None:
+    field = np.zeros((2, 60, 120), np.float32)
+    field[0, :, :60] = 0.8  # long objects on the left, round ones on the right
+    mask = np.zeros((60, 120), bool)
+    mask[::4] = True
+    around = coherence_around(field, mask, 8.0)
+    assert around.shape == mask.shape
+    assert around[30, 5] == pytest.approx(0.8, abs=0.01)
+    assert around[30, 115] == pytest.approx(0, abs=0.01)
+    assert 0.3 < around[30, 60] < 0.5
+    assert not coherence_around(field, np.zeros_like(mask), 8.0).any()

@@ -54,9 +54,37 @@ def across(values: np.ndarray, scale: float) -> np.ndarray:
         for product in (slope_x * slope_x, slope_y * slope_y, slope_x * slope_y)
     )
     energy = np.maximum(xx + yy, np.float32(1e-12))
-    coarse = np.stack([(xx - yy) / energy, 2 * xy / energy])
-    y, x = np.arange(rows) // block, np.arange(columns) // block
-    return np.asarray(coarse[:, y[:, None], x])
+    return _spread(np.stack([(xx - yy) / energy, 2 * xy / energy]), block, values.shape)
+
+
+def coherence_around(field: np.ndarray, mask: np.ndarray, scale: float) -> np.ndarray:
+    """How much the pixels of `mask` around each pixel agree with their neighbours, (Y, X) float32.
+
+    Parameters
+    ----------
+    field : (2, Y, X) float32
+        What :func:`across` gave.
+    mask : (Y, X) bool
+        Pixels that count.
+    scale : float
+        Standard deviation, in pixels, of what is around; 0 where none of the mask is.
+    """
+    from scipy.ndimage import gaussian_filter
+
+    block = max(1, int(scale * _BLOCK_SHARE))
+    inside = mask.astype(np.float32)
+    total, share = (
+        gaussian_filter(_blocks(values, block), scale / block, truncate=2.5, mode="nearest")
+        for values in (np.hypot(field[0], field[1]) * inside, inside)
+    )
+    mean = np.divide(total, share, out=np.zeros_like(total), where=share > 1e-6)
+    return _spread(mean, block, mask.shape)
+
+
+def _spread(coarse: np.ndarray, block: int, shape: tuple[int, int]) -> np.ndarray:
+    """Each value of the last two axes for all pixels of its block."""
+    y, x = (np.arange(n) // block for n in shape)
+    return np.asarray(coarse[..., y[:, None], x])
 
 
 def _blocks(values: np.ndarray, side: int) -> np.ndarray:
