@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dinoscope.arrays.orientation import Across
 from dinoscope.arrays.watershed import Valleys, hills
 
 
@@ -80,8 +81,7 @@ def test_a_dent_across_a_long_hill_must_be_deeper_than_a_valley_beside_it(
     lateral: float, expected: int
 ) -> None:
     height = ridge(0.5, 1.0, 0.7, 0.9, 0.5)  # the hills lie side by side in X where lateral is 1
-    across = np.zeros((2, 1, 5), np.float32)
-    across[0] = lateral
+    across = Across(np.full((2, 1, 5), [[[lateral]], [[0]]], np.float32), 1)
     valleys = Valleys(0.8, 0.0, ratio_across=0.2)
     found = hills(height, height > 0, valleys, across)
     assert np.unique(found).size == expected
@@ -92,8 +92,8 @@ def test_a_dent_across_a_long_hill_must_be_deeper_than_a_valley_beside_it(
 def test_diagonal_steps_know_their_angle() -> None:
     diagonal = np.eye(7, dtype=np.float32) * np.float32([5, 8, 9, 6, 9, 8, 5])
     mirrored = diagonal[:, ::-1]
-    across = np.zeros((2, 7, 7), np.float32)
-    across[1] = 1  # steps down and to the right lead to a neighbour, steps down and left do not
+    # Steps down and to the right lead to a neighbour, steps down and left do not.
+    across = Across(np.full((2, 4, 4), [[[0]], [[1]]], np.float32), 2)
     valleys = Valleys(0.7, 0.0, ratio_across=0.2)
     assert np.unique(hills(diagonal, diagonal > 0, valleys, across)).size == 3
     assert np.unique(hills(mirrored, mirrored > 0, valleys, across)).size == 2

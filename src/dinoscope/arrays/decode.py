@@ -211,23 +211,15 @@ def _grow(maps: np.ndarray) -> np.ndarray:
     mask = maps[0] >= _FLOOR
     width = _width(maps)
     smoothing = float(np.clip(_SMOOTHING_SHARE * width, *_SMOOTHING_PX))
-    ridges = maps[2].astype(np.float32)
-    gaussian_filter(ridges, smoothing, truncate=3, output=ridges)
-    square = _across_long_objects(maps, ridges, width)
     height = np.multiply(_ROOTS[maps[1]], maps[2], dtype=np.float32)
     gaussian_filter(height, smoothing, truncate=3, output=height)
-    agreement = np.hypot(square[0], square[1]) - _LEAST_AGREEMENT
-    lengths = (_ALONG_SHARE / (1 - _LEAST_AGREEMENT) * width) * agreement
-    height = smooth_along(height, square, np.where(mask, lengths, 0))
-    return hills(height, mask, _VALLEYS, square)
-
-
-def _across_long_objects(maps: np.ndarray, ridges: np.ndarray, width: float) -> np.ndarray:
-    """The direction square to objects, times how much of it there is: 0 among round objects."""
-    square = across(ridges, _AGREEMENT_SHARE * width)
+    square = across(height, _AGREEMENT_SHARE * width)
     around = coherence_around(square, maps[0] >= _CORE[0], _AROUND_WIDTHS * width)
     low, high = _LONG
-    return np.asarray(square * ((around - low) / (high - low)).clip(0, 1))
+    square = square.times(((around - low) / (high - low)).clip(0, 1))  # nothing among round ones
+    agreement = (square.coherence - _LEAST_AGREEMENT) / (1 - _LEAST_AGREEMENT)
+    height = smooth_along(height, square, _ALONG_SHARE * width * agreement, mask)
+    return hills(height, mask, _VALLEYS, square)
 
 
 def _width(maps: np.ndarray) -> float:

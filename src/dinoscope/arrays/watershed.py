@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dinoscope.arrays.orientation import Across
+
 #: Rows, and pixels, that are looked at together: what they take stays in the processor's cache,
 #: and beside the image's own size nothing is held of it in large numbers.
 _ROWS, _PIXELS = 64, 1 << 20
@@ -35,7 +37,7 @@ class Valleys:
 
 
 def hills(
-    height: np.ndarray, mask: np.ndarray, valleys: Valleys, across: np.ndarray | None = None
+    height: np.ndarray, mask: np.ndarray, valleys: Valleys, across: Across | None = None
 ) -> np.ndarray:
     """Partition the pixels of `mask` into hills of `height`.
 
@@ -51,8 +53,8 @@ def hills(
     valleys : Valleys
         With a `ratio` between 0 (one hill for each connected region) and 1, and a `depth` in units
         of `height`.
-    across : (2, Y, X) float32, optional
-        The direction square to long hills, as `arrays.orientation.across` gives it.
+    across : Across, optional
+        The direction square to long hills.
 
     Returns
     -------
@@ -130,7 +132,7 @@ class _Passes:
     lateral: np.ndarray
 
 
-def _passes(hill: np.ndarray, height: np.ndarray, count: int, across: np.ndarray | None) -> _Passes:
+def _passes(hill: np.ndarray, height: np.ndarray, count: int, across: Across | None) -> _Passes:
     inner, outer, every = slice(1, None), slice(None, -1), slice(None)
     keys, heights, turns = [], [], []
     # Each step with the cosine and sine of twice its angle.
@@ -147,7 +149,9 @@ def _passes(hill: np.ndarray, height: np.ndarray, count: int, across: np.ndarray
         if across is None:
             turns.append(np.zeros(a.size, np.float32))
         else:
-            turns.append((cosine or sine) * across[0 if cosine else 1][one][touch])
+            y, x = np.nonzero(touch)
+            square = across.at(y + (one[0] == inner), x + (one[1] == inner))
+            turns.append(cosine * square[0] + sine * square[1])
     key, level, lateral = (np.concatenate(parts) for parts in (keys, heights, turns))
     if key.size:
         order = np.argsort(key, kind="stable")
