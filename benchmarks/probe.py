@@ -116,7 +116,7 @@ def error(settings: Settings, name: str, model: Any) -> float:
 
 
 def channel_ranges(settings: Settings, name: str, rows_: list[dict[str, str]]) -> Any:
-    """Fixed range of each channel over the training images, as the adapters have it."""
+    """Fixed range of each channel over the training images: absolute intensity counts too."""
     from dinoscope.arrays.files import read_image
     from dinoscope.engine.dataset import channel_ranges as ranges_of
 
