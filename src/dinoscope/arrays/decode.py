@@ -23,7 +23,7 @@ _FLOOR = 5
 #: Smoothing of the landscape: this share of the objects' width, and never less or more pixels than
 #: these. The least drowns the 8-bit steps; wide objects have shallow slopes that noise can notch.
 _SMOOTHING_SHARE = 0.05
-_SMOOTHING_PX = (0.8, 8.0)
+_SMOOTHING_PX = (0.5, 8.0)
 #: Gradients of long objects agree over this share of their width (0: they have all directions, as
 #: in round objects; 1: all are parallel)…
 _AGREEMENT_SHARE = 1.1
