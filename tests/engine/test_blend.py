@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from dinoscope.types import Progress
 Folders = tuple[Path, Path]
 
 
-def _drained(events: object) -> tuple[list[Progress], object]:
+def _drained(events: object) -> tuple[list[Progress], Any]:
     seen = []
     while True:
         try:
@@ -55,8 +56,9 @@ def test_weights_end_where_the_judge_likes_them_best() -> None:
         share = float(moved.norm() / (found[name] - start[name]).norm())
         return {"score": 1 - abs(share - 0.5)}
 
-    seen, share = _drained(blend(model, start, judge))
+    seen, (share, said) = _drained(blend(model, start, judge))
     assert share == 0.5
+    assert said["score"] == pytest.approx(1)
     assert [e.done for e in seen] == list(range(len(SHARES) + 1))
     for name, value in snapshot(model).items():
         torch.testing.assert_close(value, (start[name] + found[name]) / 2)
@@ -109,18 +111,29 @@ def test_without_held_out_images_the_smallest_change_that_explains_the_training_
 
 
 def test_scores_are_those_of_the_weights_that_are_kept(
-    taught: tuple[TaskSource, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    taught: tuple[TaskSource, Path],
+    disc_folders: Folders,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source, base = taught
-    held = [source] * 2  # four images: enough to judge alone
-    scores = iter([0.1, 0.5, 0.7, 0.9, 0.8, 0.6, 0.85])
-    monkeypatch.setattr(Validator, "__call__", lambda self, model: {"score": next(scores)})
+    every = sources_from_folders(*disc_folders, "instance")
+    held = [TaskSource("instance", every.images[2:], every.truths[2:], "held")]  # four: enough
+    scores = iter([0.1, 0.5, 0.7, 0.9, 0.8, 0.6])
+    looked_at = []
+
+    def judge(self: Validator, model: Model) -> dict[str, float]:
+        looked_at.append(len(self.images))
+        return {"score": next(scores)}
+
+    monkeypatch.setattr(Validator, "__call__", judge)
     options = TrainOptions(tune="heads", epochs=1, batch_size=4, crop_px=112, threads=1)
     output = tmp_path / "out.dinoscope"
     events = train([source], options, base=base, output=output, val_sources=held)
     _, summary = _drained(events)
     assert isinstance(summary, TrainSummary)
-    # Before, after one step, then a quarter, half, three quarters, all, and what was kept.
+    # Before, after one step, then a quarter, half, three quarters and all: nothing twice.
     assert any("50% of what training changed is kept" in n for n in summary.notes)
-    assert summary.scores == {"score": 0.85}
-    assert load_model(output, device="cpu").card.scores == {"score": 0.85}
+    assert summary.scores == {"score": 0.9}
+    assert looked_at == [4] * 6
+    assert load_model(output, device="cpu").card.scores == {"score": 0.9}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Mapping
 import torch
 from torch import Tensor
 
-from dinoscope.engine.fit import trainable
+from dinoscope.engine.fit import trainable, use_weights
 from dinoscope.engine.ranks import Ranks
 from dinoscope.models.model import Model
 from dinoscope.types import Progress
@@ -37,7 +37,7 @@ def blend(
     *,
     nearly: float = 1.0,
     ranks: Ranks | None = None,
-) -> Generator[Progress, None, float]:
+) -> Generator[Progress, None, tuple[float, dict[str, float]]]:
     """Put `model` where on the way from `start` to its present weights `judge` likes it best.
 
     Parameters
@@ -56,21 +56,22 @@ def blend(
 
     Returns
     -------
-    float
-        The share of what was found, 1 where nothing was changed.
+    tuple
+        The share of what was found, 1 where nothing was changed, and what `judge` said of it.
     """
     ranks = ranks or Ranks()
     found = {name: tensor for name, tensor in snapshot(model).items() if name in start}
-    scores: dict[float, float] = {}
+    said: dict[float, dict[str, float]] = {}
     for number, share in enumerate((*SHARES, 1.0)):
         message = f"weights with {share:.0%} of the change"
         yield Progress("blend", number, len(SHARES) + 1, message=message)
-        _set(model, start, found, share)
+        use_weights(model, _between(start, found, share))
         with torch.no_grad():
-            scores[share] = ranks.same(float(judge(model)["score"]) if ranks.first else 0.0)
+            said[share] = dict(judge(model)) if ranks.first else {"score": 0.0}
+    scores = {share: ranks.same(float(said[share]["score"])) for share in said}
     chosen = choose(scores, nearly)
-    _set(model, start, found, chosen)
-    return chosen
+    use_weights(model, _between(start, found, chosen))
+    return chosen, said[chosen]
 
 
 def choose(scores: Mapping[float, float], nearly: float) -> float:
@@ -81,10 +82,7 @@ def choose(scores: Mapping[float, float], nearly: float) -> float:
     return min(share for share, score in scores.items() if score >= nearly * best)
 
 
-@torch.no_grad()
-def _set(
-    model: Model, start: Mapping[str, Tensor], found: Mapping[str, Tensor], share: float
-) -> None:
-    own = dict(model.named_parameters())
-    for name, tensor in found.items():
-        own[name].copy_(torch.lerp(start[name].float(), tensor.float(), share))
+def _between(
+    start: Mapping[str, Tensor], found: Mapping[str, Tensor], share: float
+) -> dict[str, Tensor]:
+    return {n: torch.lerp(start[n].float(), t.float(), share) for n, t in found.items()}

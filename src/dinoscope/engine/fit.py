@@ -208,14 +208,14 @@ def fit(
             for loss in added.values():
                 total = total + loss
             if ranks.count == 1 and not bool(torch.isfinite(total)):
-                _use(model, best)
+                use_weights(model, best)
                 raise _not_finite("loss", float(total.detach()), state.step, batch)
             optimizer.zero_grad(set_to_none=True)
             total.backward()
             ranks.mean_gradients(parameters.values())
             norm = nn.utils.clip_grad_norm_(parameters.values(), options.gradient_clip)
             if not bool(torch.isfinite(norm)):
-                _use(model, best)
+                use_weights(model, best)
                 raise _not_finite("gradient", float(norm), state.step, batch)
             weigh.after_backward()
             optimizer.step()
@@ -268,7 +268,7 @@ def fit(
     if checkpoint is not None and ranks.first:
         save_checkpoint(checkpoint, optimizer, parameters, average, best, weigh, state, extras)
     ranks.wait()
-    _use(model, best if validate is not None and state.history else average.tensors)
+    use_weights(model, best if validate is not None and state.history else average.tensors)
     model.eval()
     return state
 
@@ -348,7 +348,8 @@ def losses_of(
 
 
 @torch.no_grad()
-def _use(model: Model, tensors: Mapping[str, Tensor]) -> None:
+def use_weights(model: Model, tensors: Mapping[str, Tensor]) -> None:
+    """Copy tensors over the parameters of their names."""
     own = dict(model.named_parameters())
     for name, value in tensors.items():
         own[name].copy_(value)
@@ -362,13 +363,13 @@ def _validate(
 ) -> Mapping[str, float]:
     """Scores of the averaged weights; the training weights come back afterwards."""
     kept = {n: p.detach().clone() for n, p in parameters.items()}
-    _use(model, average.tensors)
+    use_weights(model, average.tensors)
     model.eval()
     try:
         with torch.no_grad():
             return validate(model)
     finally:
-        _use(model, kept)
+        use_weights(model, kept)
         model.train()
 
 
@@ -427,7 +428,7 @@ def _restore(
             f"checkpoint {str(path)!r} belongs to another run (its trained tensors differ)",
             hint="Start anew without --resume, or give the options of that run.",
         )
-    _use(model, content["parameters"])
+    use_weights(model, content["parameters"])
     for name, value in content["average"].items():
         average.tensors[name].copy_(value)
     best.update(content["best"])

@@ -224,17 +224,19 @@ def train(
         )
     scores = _best_scores(state.history, state.best_step, before)
     if start and not (before and state.best_step == 0):
-        few = validator is None or len(held) < FEW
-        share = yield from blend(
+        alone = validator if len(held) >= FEW else None
+        share, said = yield from blend(
             model,
             start,
-            validator if validator and not few else look([*held, *images]),
-            nearly=NEARLY if few else 1.0,
+            alone or look([*held, *images]),
+            nearly=1.0 if alone else NEARLY,
             ranks=ranks,
         )
         if share < 1:
             notes.append(f"The base knew the task: {share:.0%} of what training changed is kept.")
-            scores = _wanted(validator(model)) if validator else {}
+            if not alone:
+                said = validator(model) if validator else {}
+            scores = _wanted(said)
     if test_sources:
         yield Progress("test", 0, 1, message="reading the test images")
         tested = score_model(model, test_sources, plan=plan, device=device, dtype=dtype)
