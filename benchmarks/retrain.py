@@ -13,12 +13,15 @@ from benchmarks.settings import Kept, Settings, write_table
 VARIANTS = ("both", "tokens zeroed", "detail zeroed", "no backbone")
 BATCH = 8
 LEARNING_RATE = 1.2e-3
+#: A backbone that was trained before learns at this share of the rate, so that a new decoder's
+#: first large gradients do not undo what its tokens tell.
+BACKBONE_RATE = 0.1
 
 
 def start_model(start: str | None, seed: int) -> Any:
     """A model to train: new decoder and head, on the backbone of `start` or on a random one."""
     from benchmarks.probe import raise_layer_scale
-    from benchmarks.train_embedded import DIAMETER_PX, NORMALIZATION, TILE_PX
+    from benchmarks.train_embedded import DIAMETER_PX, FINE, NORMALIZATION, TILE_PX
     from dinoscope.models.checkpoint import load_model
     from dinoscope.models.model import Model
     from dinoscope.tasks.base import task
@@ -27,6 +30,7 @@ def start_model(start: str | None, seed: int) -> Any:
         "embedded",
         {"instance": task("instance").head_spec(())},
         seed=seed,
+        fine_channels=FINE,
         diameter_px=DIAMETER_PX,
         tile=TILE_PX,
         normalization=NORMALIZATION.to_json(),
@@ -40,26 +44,28 @@ def start_model(start: str | None, seed: int) -> Any:
 
 
 def zero(model: Any, variant: str) -> None:
-    """Take a part out for good: its last normalisation gives zeros and is not trained.
+    """Take a part out for good: its last layers give zeros and are not trained.
 
     The zeros are in the weights, so the saved file is the ablated model for everyone.
     """
     import torch
 
     decoder = model.decoder
+    unfolded = () if decoder.fine is None else (decoder.fine[2],)
+    tokens = (decoder.tokens[1], *unfolded)
     parts = {
         "both": (),
-        "tokens zeroed": (decoder.tokens[1],),
-        "no backbone": (decoder.tokens[1],),
+        "tokens zeroed": tokens,
+        "no backbone": tokens,
         "detail zeroed": tuple(
             d[-1][1] for d in (decoder.detail2, decoder.detail4, decoder.detail8)
         ),
     }[variant]
     with torch.no_grad():
-        for norm in parts:
-            norm.weight.zero_()
-            norm.bias.zero_()
-            norm.requires_grad_(False)
+        for part in parts:
+            part.requires_grad_(False)
+            for parameter in part.parameters():
+                parameter.zero_()
 
 
 def skip_backbone(model: Any) -> None:
@@ -135,6 +141,7 @@ def retrain(
         weight_decay=0.05,
         autocast=None if dtype == torch.float32 else dtype,
         workers=1 if available_cores() > 1 else 0,
+        rates={"backbone.": BACKBONE_RATE} if start else {},
         average=0.997 if minutes > 15 else 0.99,
         validate_every_s=max(5.0, minutes * 60 / 8),
     )

@@ -51,12 +51,16 @@ from dinoscope.engine.dataset import (  # noqa: E402
 from dinoscope.engine.dense import Runner  # noqa: E402
 from dinoscope.engine.fit import FitOptions, fit  # noqa: E402
 from dinoscope.models.checkpoint import load_model, save_model  # noqa: E402
-from dinoscope.models.heads import pool_tokens  # noqa: E402
+from dinoscope.models.heads import DenseDecoder, pool_tokens  # noqa: E402
 from dinoscope.models.model import Model  # noqa: E402
 from dinoscope.tasks.base import task  # noqa: E402
 
 #: Objects are brought to this diameter: two patches.
 DIAMETER_PX = 28.0
+#: Channels that the decoder unfolds from each token.
+FINE = 8
+#: Share of the crops that the decoder has to read off the tokens alone.
+DETAIL_DROP = 0.4
 #: Training crops, and hence tiles: the position embedding is learned for this many patches.
 CROP_PX = 224
 TILE_PX = (224, 252)
@@ -356,6 +360,7 @@ def fresh(seed: int) -> Model:
         "embedded",
         heads,
         seed=seed,
+        fine_channels=FINE,
         diameter_px=DIAMETER_PX,
         tile=TILE_PX,
         normalization=NORMALIZATION.to_json(),
@@ -372,6 +377,17 @@ def show_whole_surfaces(model: Model) -> Model:
     return model
 
 
+def unfold_tokens(model: Model) -> Model:
+    """The same model, whose decoder has the path of `FINE` channels that earlier ones lacked; it
+    changes nothing at first."""
+    if model.decoder is not None and not model.card.fine_channels:
+        decoder = DenseDecoder(model.token_dim, model.backbone.patch, FINE)
+        decoder.load_state_dict({**decoder.state_dict(), **model.decoder.state_dict()})
+        model.decoder = decoder
+        model.card = model.card.replace(fine_channels=FINE)
+    return model
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -382,6 +398,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=1.2e-3)
+    parser.add_argument("--detail-drop", type=float, default=DETAIL_DROP)
     parser.add_argument("--exclude", action="append", default=[])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", action="store_true")
@@ -396,9 +413,11 @@ def main() -> None:
     begun = time.time()
     cells = single_cells(options.data, set(options.exclude))
     if options.start:
-        model = show_whole_surfaces(load_model(options.start, device="cpu"))
+        model = unfold_tokens(show_whole_surfaces(load_model(options.start, device="cpu")))
     if cells.classes:
         model.add_head("classification", task("classification").head_spec(cells.classes))
+    assert model.decoder is not None
+    model.decoder.detail_drop = options.detail_drop
     sets, validation = load(options.data, set(options.exclude))
     print(f"read {sum(len(s) for s in sets)} images in {time.time() - begun:.0f} s", flush=True)
     plan = CropPlan(CROP_PX, DIAMETER_PX, 1.0, Augmentation(far_scale=0.25, coarse=0.2))

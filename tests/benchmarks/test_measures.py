@@ -104,9 +104,18 @@ def test_a_peer_learns_and_answers_for_an_empty_image(method) -> None:
     assert not method.decode(np.full((method.CHANNELS, 32, 32), -5, np.float32)).any()
 
 
+def _instance_model() -> Model:
+    heads = {"instance": task("instance").head_spec(())}
+    model = Model.fresh("tiny-test", heads, fine_channels=2).eval()
+    assert model.decoder is not None
+    assert model.decoder.fine is not None
+    torch.nn.init.normal_(model.decoder.fine[2].weight)
+    return model
+
+
 @pytest.mark.parametrize("variant", ["both", "tokens zeroed", "detail zeroed"])
 def test_what_is_zeroed_has_no_say(variant: str) -> None:
-    model = Model.fresh("tiny-test", {"instance": task("instance").head_spec(())}).eval()
+    model = _instance_model()
     probe.raise_layer_scale(model)
     retrain.zero(model, variant)
     x, other = torch.rand(2, 1, 3, 56, 56)
@@ -119,7 +128,7 @@ def test_what_is_zeroed_has_no_say(variant: str) -> None:
 
 
 def test_skipping_the_backbone_equals_zeroed_tokens() -> None:
-    model = Model.fresh("tiny-test", {"instance": task("instance").head_spec(())}).eval()
+    model = _instance_model()
     retrain.zero(model, "no backbone")
     x = torch.rand(1, 3, 56, 56)
     with torch.no_grad():

@@ -61,6 +61,23 @@ def test_one_file_holds_for_every_batch_and_size(full_model: Model, shape: tuple
         np.testing.assert_allclose(found[name], exact, atol=2e-5, err_msg=name)
 
 
+def test_what_the_decoder_unfolds_from_tokens_is_part_of_the_export() -> None:
+    heads = {"instance": task("instance").head_spec(())}
+    model = Model.fresh("tiny-test", heads, fine_channels=3).eval()
+    assert model.decoder is not None
+    assert model.decoder.fine is not None
+    x = torch.rand(2, 3, 84, 126, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        without = model(x)["instance"]
+    torch.nn.init.normal_(model.decoder.fine[2].weight)
+    with torch.inference_mode():
+        exact = task("instance").activate(model(x)["instance"])
+    data = onnx_model(model, ["instance"], ACTIVATIONS).SerializeToString()
+    found = open_onnx(data, ["instance"], 1)(x.numpy())["instance"]
+    np.testing.assert_allclose(found, exact.numpy(), atol=2e-5)
+    assert (exact - task("instance").activate(without)).abs().max() > 0.01
+
+
 @pytest.mark.parametrize("opset", [17, 18, 20, 21])
 def test_every_supported_opset_is_valid(full_model: Model, opset: int) -> None:
     model = onnx_model(full_model, TASKS, ACTIVATIONS, opset=opset)

@@ -78,7 +78,8 @@ class ModelCard:
     by `zoom` alone (classes that live on absolute size). `normalization` is the JSON form of
     :class:`dinoscope.arrays.normalize.Normalization`. `tile` is the range of tile sides in model
     pixels; see `TILE`. `object_px` is the typical diameter, in image pixels, of the objects whose
-    classes were learned.
+    classes were learned. `fine_channels` is how many the decoder unfolds from each token (see
+    `dinoscope.models.heads.DenseDecoder`).
     """
 
     name: str
@@ -93,6 +94,7 @@ class ModelCard:
     channels: tuple[str, ...] = ()
     tile: tuple[int, int] = TILE
     object_px: float | None = None
+    fine_channels: int = 0
     adapter: Mapping[str, Any] | None = None
     description: str = ""
     licence: str = ""

@@ -95,7 +95,7 @@ def onnx_model(
     heads = model.card.heads
     joined = ""
     if any(not heads[t].pooled for t in tasks):
-        joined = _decoder(graph, state, patch_tokens)
+        joined = _decoder(graph, state, patch_tokens, model.backbone.patch)
     outputs: list[tuple[str, Sequence[int | str]]] = []
     for task in tasks:
         spec = heads[task]
@@ -159,8 +159,8 @@ def read_metadata(path: str | Path) -> ModelCard:
 State = Mapping[str, np.ndarray]
 
 
-def _decoder(graph: Graph, state: State, patch_tokens: str) -> str:
-    """`DenseDecoder` node by node."""
+def _decoder(graph: Graph, state: State, patch_tokens: str, patch: int) -> str:
+    """`DenseDecoder` node by node, of tokens of `patch` pixels."""
     folded, state = _folded(graph, state, "decoder.detail2.0.0.weight")
 
     def conv(name: str, x: str, stride: int = 1) -> str:
@@ -176,6 +176,10 @@ def _decoder(graph: Graph, state: State, patch_tokens: str) -> str:
         both = graph.add("Concat", detail, _resize_like(graph, maps, detail), axis=1)
         return conv(name, both)
 
+    if "decoder.fine.0.weight" in state:
+        unfolded = _conv(graph, state, "decoder.fine.0", patch_tokens)
+        unfolded = graph.add("DepthToSpace", unfolded, blocksize=patch // 2, mode="CRD")
+        d2 = graph.add("Add", d2, _conv(graph, state, "decoder.fine.2", unfolded))
     joined = _conv(graph, state, "decoder.join8.1", join("join8.0", d8, tokens))
     joined = _conv(graph, state, "decoder.join4.1", join("join4.0", d4, joined))
     return join("join2", d2, joined)

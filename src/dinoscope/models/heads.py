@@ -45,11 +45,29 @@ class DenseDecoder(nn.Module):
     ----------
     token_dim : int
         Channels of the concatenated patch tokens.
+    patch : int
+        Side of a patch in pixels, even.
+    fine : int
+        Channels at stride 2 that are unfolded from each token (sub-pixel convolution, Shi et al.
+        2016, arXiv:1609.05158): the other path brings tokens in at the patch's own resolution, and
+        cannot say where within a patch something lies. 0: no such path.
     """
 
-    def __init__(self, token_dim: int) -> None:
+    #: Share of the tiles whose detail branch is silent in training, so that the tokens learn to
+    #: tell on their own what convolutions would tell sooner (ModDrop, Neverova et al. 2016).
+    detail_drop = 0.0
+
+    def __init__(self, token_dim: int, patch: int = 14, fine: int = 0) -> None:
         super().__init__()
         w2, w4, w8 = WIDTHS
+        self.fine: nn.Sequential | None = None
+        if fine:
+            self.fine = nn.Sequential(
+                nn.Conv2d(token_dim, fine * (patch // 2) ** 2, 1),
+                nn.PixelShuffle(patch // 2),
+                nn.Conv2d(fine, w2, 1, bias=False),
+            )
+            nn.init.zeros_(self.fine[2].weight)  # type: ignore[arg-type]  # as without, at first
         self.tokens = ConvBlock(nn.Conv2d(token_dim, 128, 1))
         self.detail2 = nn.Sequential(_conv(12, w2), _conv(w2, w2))
         self.detail4 = nn.Sequential(_conv(w2, w4, 2), _conv(w4, w4))
@@ -63,6 +81,11 @@ class DenseDecoder(nn.Module):
         d2 = self.detail2(F.pixel_unshuffle(x * 2 - 1, 2))
         d4 = self.detail4(d2)
         d8 = self.detail8(d4)
+        if self.training and self.detail_drop:
+            heard = torch.rand(len(x), 1, 1, 1, device=x.device) >= self.detail_drop
+            d2, d4, d8 = (d * heard.to(d.dtype) for d in (d2, d4, d8))
+        if self.fine is not None:
+            d2 = d2 + self.fine(features.patch_tokens)
         tokens = self.tokens(features.patch_tokens)
         joined = self.join8(torch.cat([d8, resize_like(tokens, d8)], 1))
         joined = self.join4(torch.cat([d4, resize_like(joined, d4)], 1))

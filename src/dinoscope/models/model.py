@@ -81,7 +81,9 @@ class Model(nn.Module):
     def add_head(self, task: str, spec: HeadSpec) -> None:
         """Add or replace the head of `task`; a dense head brings the shared decoder with it."""
         if not spec.pooled and self.decoder is None:
-            self.decoder = DenseDecoder(self.token_dim)
+            self.decoder = DenseDecoder(
+                self.token_dim, self.backbone.patch, self.card.fine_channels
+            )
         self.heads[task] = build_head(
             spec, self.token_dim, self.backbone.embed_dim, self.backbone.patch
         )
