@@ -1,7 +1,11 @@
 """A linear probe of the frozen backbone against the same architecture with random weights.
 
+Cells are shown as the adapters are shown them: smears are normalised image by image (they differ in
+stain and light), flow cytometry over all images, since how much DNA there is tells the phase.
+
 For the bar, the backbone must never have seen the labels that are probed: give with ``--twin`` a
-model of ``benchmarks.train_embedded --exclude rbc12_crops --exclude cellcycle_ifc``.
+model of ``benchmarks.train_embedded --exclude rbc12_crops --exclude cellcycle_ifc`` or of
+``benchmarks.pretrain_cells``.
 """
 
 from __future__ import annotations
@@ -20,8 +24,10 @@ SETS: dict[str, tuple[str | None, str, tuple[str, ...]]] = {
     "rbc12_crops": (None, "source_image", ()),
     "cellcycle_ifc": ("CYX", "id", ("G1", "S_phase", "G2", "Prophase")),
 }
-#: Cells are enlarged to this side, as for the adapters.
-SIDE_PX = 154
+#: Cells are enlarged to this side, and these sets keep their absolute intensities, as for the
+#: adapters (`benchmarks.train_embedded`).
+SIDE_PX = 112
+ABSOLUTE = ("cellcycle_ifc",)
 #: Strengths of the probe's penalty; the training images choose by cross-validation.
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 RANDOM_SEEDS = (0, 1, 2)
@@ -88,6 +94,7 @@ def error(settings: Settings, name: str, model: Any) -> float:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    from dinoscope.arrays.normalize import Normalization
     from dinoscope.models.checkpoint import load_model
 
     if isinstance(model, str):
@@ -101,8 +108,10 @@ def error(settings: Settings, name: str, model: Any) -> float:
         if split == "dev-train" and settings.images:
             found = found[:: max(1, len(found) // (10 * settings.images))]
         parts[split] = found
-    ranges = channel_ranges(settings, name, parts["dev-train"])
-    vectors = {split: embed(settings, name, part, ranges, model) for split, part in parts.items()}
+    shown = Normalization()
+    if name in ABSOLUTE:
+        shown = Normalization("fixed", ranges=channel_ranges(settings, name, parts["dev-train"]))
+    vectors = {split: embed(settings, name, part, shown, model) for split, part in parts.items()}
     truth = {split: [r["class_name"] for r in part] for split, part in parts.items()}
     groups = [r[column] for r in parts["dev-train"]]
     search = GridSearchCV(
@@ -125,26 +134,24 @@ def channel_ranges(settings: Settings, name: str, rows_: list[dict[str, str]]) -
 
 
 def embed(
-    settings: Settings, name: str, rows_: list[dict[str, str]], ranges: Any, model: Any
+    settings: Settings, name: str, rows_: list[dict[str, str]], shown: Any, model: Any
 ) -> np.ndarray:
     """``(n, D)`` pooled tokens of the cells of a set."""
     import torch
 
     from dinoscope.arrays.files import read_image
-    from dinoscope.arrays.normalize import Normalization
     from dinoscope.arrays.resample import resample
     from dinoscope.engine.dataset import normalized_planes
     from dinoscope.models.device import set_threads
     from dinoscope.models.heads import pool_tokens
 
     set_threads(settings.threads)
-    fixed = Normalization(mode="fixed", ranges=ranges)
     vectors = []
     for begin in range(0, len(rows_), BATCH):
         planes = []
         for row in rows_[begin : begin + BATCH]:
             image = read_image(sets.image_file(settings, name, row["id"]), SETS[name][0])
-            [(_, pixels)] = normalized_planes(image, fixed)
+            [(_, pixels)] = normalized_planes(image, shown)
             planes.append(resample(pixels.astype(np.float32), (SIDE_PX, SIDE_PX)))
         with torch.inference_mode():
             vectors.append(pool_tokens(model.encode(torch.from_numpy(np.stack(planes)))).numpy())
