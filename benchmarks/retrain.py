@@ -18,8 +18,9 @@ LEARNING_RATE = 1.2e-3
 BACKBONE_RATE = 0.1
 
 
-def start_model(start: str | None, seed: int) -> Any:
-    """A model to train: new decoder and head, on the backbone of `start` or on a random one."""
+def start_model(start: str | None, seed: int, *, keep_decoder: bool = False) -> Any:
+    """A model to train: new decoder and head, on the backbone of `start` or on a random one; with
+    `keep_decoder` those of `start` too."""
     from benchmarks.probe import raise_layer_scale
     from benchmarks.train_embedded import DIAMETER_PX, FINE, NORMALIZATION, TILE_PX
     from dinoscope.models.checkpoint import load_model
@@ -38,8 +39,11 @@ def start_model(start: str | None, seed: int) -> Any:
     if start is None:
         raise_layer_scale(model)
     else:
-        state = load_model(start, device="cpu").backbone.state_dict()
-        model.backbone.load_state_dict(state)
+        known = load_model(start, device="cpu")
+        model.backbone.load_state_dict(known.backbone.state_dict())
+        if keep_decoder:
+            model.decoder.load_state_dict(known.decoder.state_dict())
+            model.heads["instance"].load_state_dict(known.heads["instance"].state_dict())
     return model
 
 
@@ -95,9 +99,12 @@ def retrain(
     start: str | None = None,
     variant: str = "both",
     seed: int = 0,
+    keep_decoder: bool = False,
     check: Callable[[Any], dict[str, float]] | None = None,
 ) -> tuple[Path, int]:
     """Train on `rows` of dsb2018 for some minutes; the model's file and the number of steps.
+
+    With `keep_decoder`, decoder and head begin as those of `start`.
 
     A run that was interrupted goes on from its last checkpoint.
     """
@@ -115,7 +122,7 @@ def retrain(
 
     set_threads(settings.threads)
     torch.manual_seed(seed)
-    model = start_model(start, seed)
+    model = start_model(start, seed, keep_decoder=keep_decoder)
     zero(model, variant)
     assert settings.data is not None
     by_modality: dict[str, list[Any]] = {}
