@@ -21,6 +21,8 @@ STYLE = (
     "<style>text{font-family:sans-serif;font-size:11px;fill:#222}.name{font-weight:bold;font-size:13px}"
     ".grid{stroke:#ddd}</style>"
 )
+#: What variants of the ablation have left, in a word.
+LEFT = {"tokens zeroed": "detail", "detail zeroed": "tokens", "no backbone": "no ViT"}
 Row = dict[str, str]
 
 
@@ -88,7 +90,7 @@ def ablation(results: Path) -> Chart:
     names = list(dict.fromkeys(r["variant"] for r in rows if r["images"] == "all"))
     lines = [
         (
-            name,
+            LEFT.get(name, name),
             colour,
             points([r for r in rows if (r["variant"], r["images"]) == (name, "all")], "val_ap50"),
         )
