@@ -76,15 +76,25 @@ class Cells:
         flip = (torch.rand(count, device=device) < 0.5).float() * 2 - 1
         size = 2 ** ((torch.rand(count, device=device) - 0.5) * 0.12)
         shift = (torch.rand(count, 2, device=device) - 0.5) * 0.16
-        cos, sin = angle.cos() * size, angle.sin() * size
-        theta = torch.stack(
-            [torch.stack([cos * flip, -sin], 1), torch.stack([sin * flip, cos], 1)], 1
-        )
-        theta = torch.cat([theta, shift[..., None]], 2)
-        grid = F.affine_grid(theta, list(pixels.shape), align_corners=False)
-        turned = F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
+        shown = turned(pixels, angle, flip, size, shift)
         absolute = self.folder in ABSOLUTE
-        return varied(turned, absolute=absolute, grey=0.4, invert=0.0), self.truth[picked]
+        return varied(shown, absolute=absolute, grey=0.4, invert=0.0), self.truth[picked]
+
+
+def turned(
+    maps: torch.Tensor,
+    angle: torch.Tensor,
+    flip: torch.Tensor,
+    size: torch.Tensor,
+    shift: torch.Tensor,
+) -> torch.Tensor:
+    """``(B, C, Y, X)`` turned by radians, mirrored where `flip` is -1, with `size` times as much of
+    the picture in view, shifted by ``(B, 2)`` halves of its side; what lies outside is mirrored."""
+    cos, sin = angle.cos() * size, angle.sin() * size
+    theta = torch.stack([torch.stack([cos * flip, -sin], 1), torch.stack([sin * flip, cos], 1)], 1)
+    theta = torch.cat([theta, shift[..., None]], 2)
+    grid = F.affine_grid(theta, list(maps.shape), align_corners=False)
+    return F.grid_sample(maps, grid, padding_mode="reflection", align_corners=False)
 
 
 def _stacked(pixels: Sequence[np.ndarray], device: str) -> torch.Tensor:

@@ -25,6 +25,8 @@ DIRECTIONS, HARMONICS = 32, 11
 RINGS = (0.02, 0.2, 0.4, 0.6, 0.8, 1.01)
 #: Gaussians, in pixels, between which textures are measured.
 SCALES_PX = (1.4, 2.8, 5.6)
+#: Maps of :func:`patch_maps`.
+PATCH_MAPS = 7
 #: A mask of fewer pixels is no cell.
 LEAST_PX = 20
 #: A border of this many pixels shows what is not the cell.
@@ -118,17 +120,18 @@ def measure(pixels: torch.Tensor, depth: torch.Tensor, numbers: torch.Tensor) ->
 
 
 def patch_maps(pixels: torch.Tensor, depth: torch.Tensor, patch: int) -> torch.Tensor:
-    """``(B, 7, Y / patch, X / patch)``: for each patch how much of it is cell, how deep it lies,
-    its way to the cell's middle and its brightness beside all of the picture."""
+    """``(B, PATCH_MAPS, Y / patch, X / patch)``: for each patch how much of it is cell, how deep it
+    lies, its way to the cell's middle and its brightness beside all of the picture."""
     inside = (depth > RINGS[0]).float()
-    ways = [(inside * (axis - centre)) for axis, centre in _centres(inside)]
+    ways = [inside * (axis - centre) for axis, centre in _centres(inside)]
     differences = pixels - pixels.mean((2, 3), keepdim=True)
     maps = torch.stack([inside, depth, *ways], 1)
     return F.avg_pool2d(torch.cat([2 * maps, 4 * differences], 1), patch)
 
 
 def blurred(pixels: torch.Tensor, sigma: float) -> torch.Tensor:
-    """A Gaussian of `sigma` pixels over ``(B, C, Y, X)``."""
+    """A Gaussian of `sigma` pixels over ``(B, C, Y, X)``, one axis after the other: torchvision's
+    takes a square, 1,225 instead of 70 products a pixel at the widest, at each step."""
     reach = int(3 * sigma) + 1
     places = torch.arange(-reach, reach + 1, dtype=torch.float32)
     weights = torch.exp(-(places**2) / (2 * sigma**2))

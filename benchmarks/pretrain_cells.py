@@ -11,20 +11,21 @@ are shown. A CSV beside the model has the share of the descriptors' variance tha
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import time
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.cells import rate
-from benchmarks.descriptors import Form, form_of, mask_of, measure, patch_maps
+from benchmarks.cells import rate, turned
+from benchmarks.descriptors import PATCH_MAPS, Form, form_of, mask_of, measure, patch_maps
+from benchmarks.probe import raise_layer_scale
+from benchmarks.settings import write_table
 from benchmarks.train_embedded import ABSOLUTE, CLASS_PX, SingleCells, fresh, single_cells
 from dinoscope.arrays.resample import resample
 from dinoscope.engine.attention import AttentionCap
 from dinoscope.models.checkpoint import load_model, save_model
-from dinoscope.models.device import import_torch
+from dinoscope.models.device import import_torch, set_threads
 from dinoscope.models.heads import pool_tokens
 from dinoscope.models.model import Model
 
@@ -89,19 +90,9 @@ class Unlabelled:
         angle = math.pi * self._even(count)
         scale = torch.exp(0.15 * self._even(count))
         flip = torch.sign(self._even(count))
-        cos, sin = angle.cos() / scale, angle.sin() / scale
-        shift = 0.1 * self._even(count, 2)
-        theta = torch.stack(
-            [
-                torch.stack([cos * flip, -sin, shift[:, 0]], 1),
-                torch.stack([sin * flip, cos, shift[:, 1]], 1),
-            ],
-            1,
-        )
         both = torch.cat([self.pixels[picked], self.depth[picked][:, None]], 1).float()
-        grid = F.affine_grid(theta, list(both.shape), align_corners=False)
-        turned = F.grid_sample(both, grid, padding_mode="reflection", align_corners=False)
-        return turned[:, :3], turned[:, 3], scale
+        both = turned(both, angle, flip, 1 / scale, 0.1 * self._even(count, 2))
+        return both[:, :3], both[:, 3], scale
 
     def _even(self, *shape: int) -> torch.Tensor:
         """Uniform in [-1, 1)."""
@@ -133,8 +124,7 @@ def initialise(model: Model) -> None:
         attention.qkv.bias.zero_()
         attention.proj.weight.copy_(right * size)
         attention.proj.bias.zero_()
-        block.ls1.gamma.fill_(1)
-        block.ls2.gamma.fill_(1)
+    raise_layer_scale(model, 1.0)
 
 
 def _halves(noise: float, same: float, dim: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -156,8 +146,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    set_threads(options.threads)
     torch.manual_seed(options.seed)
     cells = single_cells(options.data, set())
     sets = [Unlabelled(cells, s.name, options.seed) for s in cells.training]
@@ -167,7 +156,7 @@ def main() -> None:
         model = fresh(options.seed)
         initialise(model)
     rows = train(model, sets, 60 * options.minutes, options.learning_rate, options.output)
-    print(f"done, {rows[-1]}")
+    print("done", *rows[-1:])
 
 
 def train(
@@ -180,8 +169,9 @@ def train(
         torch.nn.Sequential(torch.nn.LayerNorm(dim), torch.nn.Linear(dim, len(s.middle)))
         for s in sets
     ]
-    pointer = torch.nn.Conv2d(last, 7, 1)
-    parameters = list(model.backbone.parameters())
+    pointer = torch.nn.Conv2d(last, PATCH_MAPS, 1)
+    named = dict(model.backbone.named_parameters())
+    parameters = list(named.values())
     optimizer = torch.optim.AdamW(
         [
             {"params": parameters, "scale": learning_rate},
@@ -211,7 +201,7 @@ def train(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        cap.after_step(dict(model.named_parameters()))
+        cap.after_step(named)
         missed = float(((guess.detach() - truth) ** 2).mean() / truth.var(0).mean())
         told[number].append(1 - missed)
         step += 1
@@ -241,10 +231,7 @@ def write(model: Model, output: Path, rows: list[dict[str, float]]) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     model.card = model.card.replace(name=output.stem, data=("unlabelled cells of the two sets",))
     save_model(model, output, include_backbone=True)
-    with output.with_suffix(".csv").open("w", newline="") as handle:
-        table = csv.DictWriter(handle, list(rows[0]) if rows else [])
-        table.writeheader()
-        table.writerows(rows)
+    write_table(output.with_suffix(".csv"), rows)
 
 
 if __name__ == "__main__":

@@ -24,10 +24,6 @@ SETS: dict[str, tuple[str | None, str, tuple[str, ...]]] = {
     "rbc12_crops": (None, "source_image", ()),
     "cellcycle_ifc": ("CYX", "id", ("G1", "S_phase", "G2", "Prophase")),
 }
-#: Cells are enlarged to this side, and these sets keep their absolute intensities, as for the
-#: adapters (`benchmarks.train_embedded`).
-SIDE_PX = 112
-ABSOLUTE = ("cellcycle_ifc",)
 #: Strengths of the probe's penalty; the training images choose by cross-validation.
 STRENGTHS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 RANDOM_SEEDS = (0, 1, 2)
@@ -94,6 +90,7 @@ def error(settings: Settings, name: str, model: Any) -> float:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    from benchmarks.train_embedded import ABSOLUTE
     from dinoscope.arrays.normalize import Normalization
     from dinoscope.models.checkpoint import load_model
 
@@ -139,6 +136,7 @@ def embed(
     """``(n, D)`` pooled tokens of the cells of a set."""
     import torch
 
+    from benchmarks.train_embedded import CLASS_PX
     from dinoscope.arrays.files import read_image
     from dinoscope.arrays.resample import resample
     from dinoscope.engine.dataset import normalized_planes
@@ -152,7 +150,7 @@ def embed(
         for row in rows_[begin : begin + BATCH]:
             image = read_image(sets.image_file(settings, name, row["id"]), SETS[name][0])
             [(_, pixels)] = normalized_planes(image, shown)
-            planes.append(resample(pixels.astype(np.float32), (SIDE_PX, SIDE_PX)))
+            planes.append(resample(pixels.astype(np.float32), (CLASS_PX, CLASS_PX)))
         with torch.inference_mode():
             vectors.append(pool_tokens(model.encode(torch.from_numpy(np.stack(planes)))).numpy())
     return np.concatenate(vectors)

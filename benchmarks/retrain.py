@@ -100,11 +100,13 @@ def retrain(
     variant: str = "both",
     seed: int = 0,
     keep_decoder: bool = False,
+    frozen: bool = False,
     check: Callable[[Any], dict[str, float]] | None = None,
 ) -> tuple[Path, int]:
     """Train on `rows` of dsb2018 for some minutes; the model's file and the number of steps.
 
-    With `keep_decoder`, decoder and head begin as those of `start`.
+    With `keep_decoder`, decoder and head begin as those of `start`; with `frozen`, the backbone
+    stays as it is.
 
     A run that was interrupted goes on from its last checkpoint.
     """
@@ -123,6 +125,7 @@ def retrain(
     set_threads(settings.threads)
     torch.manual_seed(seed)
     model = start_model(start, seed, keep_decoder=keep_decoder)
+    model.backbone.requires_grad_(not frozen)
     zero(model, variant)
     assert settings.data is not None
     by_modality: dict[str, list[Any]] = {}
@@ -149,6 +152,7 @@ def retrain(
         autocast=None if dtype == torch.float32 else dtype,
         workers=1 if available_cores() > 1 else 0,
         rates={"backbone.": BACKBONE_RATE} if start else {},
+        frozen_backbone=frozen,
         average=0.997 if minutes > 15 else 0.99,
         validate_every_s=max(5.0, minutes * 60 / 8),
     )

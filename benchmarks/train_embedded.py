@@ -27,6 +27,7 @@ from dinoscope.models.device import import_torch
 torch = import_torch()
 
 from benchmarks.probe import raise_layer_scale  # noqa: E402
+from benchmarks.settings import write_table  # noqa: E402
 from dinoscope.arrays.axes import read_plane  # noqa: E402
 from dinoscope.arrays.decode import decode_instances  # noqa: E402
 from dinoscope.arrays.files import read_image  # noqa: E402
@@ -472,9 +473,9 @@ def main() -> None:
                 options.output.with_suffix(".last.dinoscope"),
             )
         if len(rows) % 20 == 0:
-            write_log(log, rows)
+            write_table(log, rows)
             print(values, flush=True)
-    write_log(log, rows)
+    write_table(log, rows)
     print("done", state.step, state.best_score, state.best_step)
     save_model(
         model_card(model, state=state.history[-1] if state.history else {}, training=vars(options)),
@@ -513,13 +514,6 @@ def read_log(path: Path) -> list[dict[str, object]]:
         return []
     with path.open(newline="") as handle:
         return [{n: v for n, v in row.items() if v} for row in csv.DictReader(handle)]
-
-
-def write_log(path: Path, rows: list[dict[str, object]]) -> None:
-    with path.open("w", newline="") as handle:
-        writer = csv.DictWriter(handle, list(dict.fromkeys(n for row in rows for n in row)))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +35,7 @@ from benchmarks.cells import (
 )
 from benchmarks.generator import Generator
 from benchmarks.retrain import VARIANTS, zero
+from benchmarks.settings import write_table
 from benchmarks.train_adapters import SETS
 from benchmarks.train_embedded import (
     CLASSIFIED,
@@ -322,14 +322,6 @@ def real_images(data: Path, exclude: set[str], device: str, spare: int) -> tuple
     return images, validation
 
 
-def write_log(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with path.open("w", newline="") as handle:
-        names = list(dict.fromkeys(n for row in rows for n in row))
-        writer = csv.DictWriter(handle, names)
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -392,7 +384,7 @@ def run(options: argparse.Namespace) -> None:
         for row in train(model, images, held, settings, checkpoint):
             rows.append(row)
             print(row, flush=True)
-            write_log(log, rows)
+            write_table(log, rows)
     finish(model, options, rows, cells, held)
 
 

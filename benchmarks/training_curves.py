@@ -87,12 +87,14 @@ def describing(results: Path) -> Chart:
 def ablation(results: Path) -> Chart:
     """AP on held-out images while the variants of the ablation train on all images."""
     rows = read(results / "ablation_curves.csv")
-    names = list(dict.fromkeys(r["variant"] for r in rows if r["images"] == "all"))
+    names = list(dict.fromkeys(r["variant"] for r in rows if r["images"] == "all images"))
     lines = [
         (
             LEFT.get(name, name),
             colour,
-            points([r for r in rows if (r["variant"], r["images"]) == (name, "all")], "val_ap50"),
+            points(
+                [r for r in rows if (r["variant"], r["images"]) == (name, "all images")], "val_ap50"
+            ),
         )
         for name, colour in zip(names, SERIES, strict=False)
     ]
