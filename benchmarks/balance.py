@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.rows import machine
+from benchmarks.settings import training_precision
 from dinoscope.arrays.axes import read_plane
 from dinoscope.arrays.labels import typical_diameter
 from dinoscope.arrays.normalize import Normalization, limits, to_model_input
@@ -33,6 +34,7 @@ from dinoscope.engine.fit import FitOptions, drain, fit
 from dinoscope.engine.validate import Validator
 from dinoscope.models.adapter import add_lora
 from dinoscope.models.checkpoint import load_model
+from dinoscope.models.device import precision_for
 from dinoscope.models.model import Model
 from dinoscope.tasks import base as tasks
 
@@ -93,7 +95,14 @@ def one(balance: str, seed: int, steps: int, scale: float) -> dict[str, float]:
     diameter = model.card.diameter_px
     plan = CropPlan(112, diameter, 1.0, Augmentation())
     options = FitOptions(
-        None, steps, 1e-3, 0.05, balance=balance, autocast=torch.bfloat16, workers=0, average=0.98
+        None,
+        steps,
+        1e-3,
+        0.05,
+        balance=balance,
+        autocast=training_precision(),
+        workers=0,
+        average=0.98,
     )
     from dinoscope.engine import fit as module
 
@@ -105,7 +114,9 @@ def one(balance: str, seed: int, steps: int, scale: float) -> dict[str, float]:
         drain(fit(model, BatchSource(sets, plan, 8, seed), options))
     finally:
         module.task = original
-    scores = Validator(held, plan, device="cpu", dtype=torch.bfloat16, at_most=len(held))(model)
+    scores = Validator(held, plan, device="cpu", dtype=precision_for("cpu"), at_most=len(held))(
+        model
+    )
     return {n: float(v) for n, v in scores.items()}
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.settings import autocast
 from benchmarks.train_embedded import ABSOLUTE, CLASS_PX, SingleCells
 from dinoscope.models.adapter import AdapterConfig, add_lora
 from dinoscope.models.backbone import FeatureMap
@@ -186,7 +187,7 @@ def optimise(
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate * rate(elapsed / settings.seconds, 0.08)
         pixels, soft = mixed(*cells.batch(settings.batch), len(cells.names))
-        with torch.autocast(device, torch.bfloat16):
+        with autocast(device):
             loss = F.cross_entropy(logits(pixels).float(), soft)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

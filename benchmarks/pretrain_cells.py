@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks.cells import rate, turned
 from benchmarks.descriptors import PATCH_MAPS, Form, form_of, mask_of, measure, patch_maps
 from benchmarks.probe import raise_layer_scale
-from benchmarks.settings import write_table
+from benchmarks.settings import autocast, write_table
 from benchmarks.train_embedded import ABSOLUTE, CLASS_PX, SingleCells, fresh, single_cells
 from dinoscope.arrays.resample import resample
 from dinoscope.engine.attention import AttentionCap
@@ -190,7 +190,7 @@ def train(
         number = step % len(sets)
         pixels, depth, found = sets[number].draw(BATCH)
         truth = sets[number].standard(found)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             features = model.encode(pixels)
         guess = heads[number](pool_tokens(features))
         maps = pointer(features.last.float())

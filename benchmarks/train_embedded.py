@@ -22,12 +22,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dinoscope.models.device import import_torch
+from dinoscope.models.device import import_torch, precision_for
 
 torch = import_torch()
 
 from benchmarks.probe import raise_layer_scale  # noqa: E402
-from benchmarks.settings import write_table  # noqa: E402
+from benchmarks.settings import autocast, training_precision, write_table  # noqa: E402
 from dinoscope.arrays.axes import read_plane  # noqa: E402
 from dinoscope.arrays.decode import decode_instances  # noqa: E402
 from dinoscope.arrays.files import read_image  # noqa: E402
@@ -297,7 +297,7 @@ def class_scores(runner: Runner, cells: SingleCells) -> dict[str, float]:
             part = images[begin : begin + 32]
             shown = [resample(i.pixels.astype(np.float32), (CLASS_PX, CLASS_PX)) for i in part]
             pixels = torch.from_numpy(np.stack(shown))
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad(), autocast():
                 features = runner.model.encode(pixels)
                 pooled = pool_tokens(runner.model.pooled_features(features, pixels))
                 guess = runner.model.decode_pooled(pooled).float().argmax(1)
@@ -313,7 +313,7 @@ def scores(
 ) -> dict[str, float]:
     """AP@0.5 by modality with known diameters, relative depth error on generated surfaces, and
     balanced accuracy on single cells."""
-    runner = Runner(model, "cpu", torch.bfloat16)
+    runner = Runner(model, "cpu", precision_for("cpu"))
     result, precisions = {}, []
     for modality, images in validation.items():
         values = []
@@ -431,7 +431,7 @@ def main() -> None:
         steps=None,
         learning_rate=options.learning_rate,
         weight_decay=0.05,
-        autocast=torch.bfloat16,
+        autocast=training_precision(),
         validate_every_s=options.validate_every,
         average=0.998,
         balance="fixed",

@@ -82,15 +82,16 @@ class Instance:
         )
 
 
-def contact_lines(foreground: Tensor, boundary: Tensor) -> Tensor:
+def contact_lines(foreground: Tensor, boundary: Tensor, near: float = _NEAR_RIM) -> Tensor:
     """1 along the lines where objects touch, else 0, of maps ``(B, Y, X)``.
 
-    `boundary` is the distance to an object's rim over its largest.
+    `boundary` is the distance to an object's rim over its largest; up to `near` of it belongs to
+    the line.
     """
     around = F.avg_pool2d(
         foreground[:, None], _AROUND_PX, stride=1, padding=_AROUND_PX // 2, count_include_pad=False
     )[:, 0]
-    between = (foreground > 0) & (boundary < _NEAR_RIM) & (around >= _MOSTLY)
+    between = (foreground > 0) & (boundary < near) & (around >= _MOSTLY)
     return between.to(foreground.dtype)
 
 
