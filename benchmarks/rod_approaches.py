@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -83,10 +84,12 @@ def train(
         log_every=EVERY,
         rates=RATES,
     )
-    rows = []
+    rows: list[dict[str, float]] = []
     events = fit(model, train_embedded.MixedBatches(sets, plan, cells, 8, seed), options)
+    begun = time.perf_counter()
     for event in events:
-        rows.append({"step": EVERY * (len(rows) + 1), **event.values})
+        minutes = round((time.perf_counter() - begun) / 60, 2)
+        rows.append({"minutes": minutes, "step": EVERY * (len(rows) + 1), **event.values})
         print(rows[-1], flush=True)
     return rows
 

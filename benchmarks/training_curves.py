@@ -101,6 +101,17 @@ def ablation(results: Path) -> Chart:
     return curves("Ablation, all images", "AP@0.5 of 8 images", lines)
 
 
+def rods(results: Path) -> Chart:
+    """Loss on packed rods with each of the parts tried in the decoder."""
+    rows = read(results / "rod_approaches.csv")
+    names = dict.fromkeys(r["way"] for r in rows)
+    lines = [
+        (name, colour, smooth(points([r for r in rows if r["way"] == name], "loss_instance"), 4))
+        for name, colour in zip(names, SERIES, strict=False)
+    ]
+    return curves("Rods, parts tried", "instance loss, mean of 4", lines)
+
+
 def smooth(line: list[tuple[float, float]], count: int) -> list[tuple[float, float]]:
     """Means of `count` neighbouring points."""
     parts = [line[i : i + count] for i in range(0, len(line), count)]
@@ -117,7 +128,7 @@ def _numbered(results: Path, stem: str) -> list[Path]:
     return [found[number] for number in sorted(found)]
 
 
-CHARTS: tuple[Callable[[Path], Chart], ...] = (embedded, twins, describing, ablation)
+CHARTS: tuple[Callable[[Path], Chart], ...] = (embedded, twins, describing, ablation, rods)
 
 
 def draw(results: Path) -> str:
