@@ -88,8 +88,8 @@ def train(
     events = fit(model, train_embedded.MixedBatches(sets, plan, cells, 8, seed), options)
     begun = time.perf_counter()
     for event in events:
-        minutes = round((time.perf_counter() - begun) / 60, 2)
-        rows.append({"minutes": minutes, "step": EVERY * (len(rows) + 1), **event.values})
+        passed = round((time.perf_counter() - begun) / 60, 2)
+        rows.append({"minutes": passed, "step": EVERY * (len(rows) + 1), **event.values})
         print(rows[-1], flush=True)
     return rows
 
