@@ -95,10 +95,10 @@ def one(balance: str, seed: int, steps: int, scale: float) -> dict[str, float]:
     diameter = model.card.diameter_px
     plan = CropPlan(112, diameter, 1.0, Augmentation())
     options = FitOptions(
-        None,
-        steps,
-        1e-3,
-        0.05,
+        seconds=None,
+        steps=steps,
+        learning_rate=1e-3,
+        weight_decay=0.05,
         balance=balance,
         autocast=training_precision(),
         workers=0,
@@ -114,10 +114,8 @@ def one(balance: str, seed: int, steps: int, scale: float) -> dict[str, float]:
         drain(fit(model, BatchSource(sets, plan, 8, seed), options))
     finally:
         module.task = original
-    scores = Validator(held, plan, device="cpu", dtype=precision_for("cpu"), at_most=len(held))(
-        model
-    )
-    return {n: float(v) for n, v in scores.items()}
+    measure = Validator(held, plan, device="cpu", dtype=precision_for("cpu"), at_most=len(held))
+    return {n: float(v) for n, v in measure(model).items()}
 
 
 def main() -> None:

@@ -4,10 +4,9 @@
 
 Decoder and heads of a model go on learning on generated rods alone, three quarters of them packed,
 or with --data on all that the embedded model is trained on, from the backbone's tokens as they are.
-Fields outside of training's range, and packed ones
-within it, are then scored with their diameter given. Writes FILE (JSON) and a log beside it. For
-the contact map scores stand for powers of its complement that the boundary distance is multiplied
-by.
+Fields outside of training's range, and packed ones within it, are then scored with their diameter
+given. Writes FILE (JSON) and a log beside it. For the contact map scores stand for powers of its
+complement that the boundary distance is multiplied by.
 """
 
 from __future__ import annotations
@@ -26,12 +25,9 @@ import torch
 from benchmarks import outside, train_embedded
 from benchmarks.rod_parts import PARTS, contact_learned, extend
 from benchmarks.settings import training_precision, write_table
-from dinoscope.arrays.axes import read_plane
 from dinoscope.arrays.decode import decode_instances, quantize
 from dinoscope.arrays.labels import typical_diameter
 from dinoscope.arrays.metrics import average_precision
-from dinoscope.arrays.normalize import limits, to_model_input
-from dinoscope.arrays.resample import resample, scaled_shape
 from dinoscope.datasets.synthetic.rods import LOOKS
 from dinoscope.engine.augment import Augmentation
 from dinoscope.engine.batches import CropPlan
@@ -76,7 +72,7 @@ def train(
         learning_rate=LEARNING_RATE,
         weight_decay=0.05,
         autocast=training_precision(),
-        average=0.99,
+        average=0.998,
         balance="fixed",
         balance_weights={"instance": 1.0, "semantic": 0.3, "depth": 24.0},
         loss_settings={"depth": {"depth_loss": "mse"}},
@@ -101,11 +97,9 @@ def score(model: Model, make: Callable[[int], Any], count: int) -> list[dict[str
     for number in range(count):
         made = make(number)
         truth = made.instances.astype(np.int32)
-        image, how = made.as_input(), train_embedded.NORMALIZATION
-        pixels = to_model_input(read_plane(image, ()), limits(image, how), how).astype(np.float32)
-        zoom = train_embedded.DIAMETER_PX / (typical_diameter(truth) or 1.0)
-        shown = resample(pixels, scaled_shape(truth.shape, zoom))
-        maps = resample(runner.dense_maps(shown, ["instance"])["instance"], truth.shape)
+        pixels = train_embedded.model_pixels(made.as_input())
+        diameter = typical_diameter(truth)
+        maps = train_embedded.instance_maps(runner, pixels, truth.shape, diameter)
         found = {}
         for power in POWERS if len(maps) > 4 else POWERS[:1]:
             cut = maps[:3].clip(0, 1)
@@ -163,6 +157,8 @@ def main() -> None:
         }
     found = {
         "parts": parts,
+        "head alone": options.head_alone,
+        "minutes": options.minutes,
         "steps": int(rows[-1]["step"]) if rows else 0,
         **{name: summary(scored) for name, scored in fields.items()},
     }

@@ -36,8 +36,12 @@ NEAR_RIM = 0.25
 def extend(model: Model, parts: tuple[str, ...]) -> Model:
     """The same model with parts of `PARTS`; lines need contrast."""
     decoder = model.decoder
-    if decoder is None or set(parts) - set(PARTS) or ("lines" in parts and "contrast" not in parts):
-        raise ValueError(f"cannot add {', '.join(parts)}; choose from {', '.join(PARTS)}")
+    if decoder is None:
+        raise ValueError(f"model {model.card.name!r} has no dense decoder to extend")
+    if unknown := set(parts) - set(PARTS):
+        raise ValueError(f"no part is called {', '.join(unknown)}; choose from {', '.join(PARTS)}")
+    if "lines" in parts and "contrast" not in parts:
+        raise ValueError("lines are looked for in local contrast: add the part contrast too")
     if "context" in parts:
         near, narrow = decoder.join4
         blocks = (ContextBlock(near[0].out_channels, d) for d in DILATIONS)

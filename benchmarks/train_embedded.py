@@ -29,13 +29,12 @@ torch = import_torch()
 from benchmarks.probe import raise_layer_scale  # noqa: E402
 from benchmarks.settings import autocast, training_precision, write_table  # noqa: E402
 from dinoscope.arrays.axes import read_plane  # noqa: E402
-from dinoscope.arrays.decode import decode_instances  # noqa: E402
+from dinoscope.arrays.decode import decode_instances, quantize  # noqa: E402
 from dinoscope.arrays.files import read_image  # noqa: E402
 from dinoscope.arrays.labels import typical_diameter  # noqa: E402
 from dinoscope.arrays.metrics import average_precision  # noqa: E402
 from dinoscope.arrays.normalize import Normalization, limits, to_model_input  # noqa: E402
 from dinoscope.arrays.resample import resample, scaled_shape  # noqa: E402
-from dinoscope.config import InstanceOptions  # noqa: E402
 from dinoscope.datasets import synthetic  # noqa: E402
 from dinoscope.datasets.synthetic.rods import LOOKS  # noqa: E402
 from dinoscope.engine.attention import AttentionCap  # noqa: E402
@@ -55,6 +54,7 @@ from dinoscope.models.checkpoint import load_model, save_model  # noqa: E402
 from dinoscope.models.heads import DenseDecoder, pool_tokens  # noqa: E402
 from dinoscope.models.model import Model  # noqa: E402
 from dinoscope.tasks.base import task  # noqa: E402
+from dinoscope.types import ImageInput  # noqa: E402
 
 #: Objects are brought to this diameter: two patches.
 DIAMETER_PX = 28.0
@@ -123,14 +123,18 @@ SURFACE_SIDES = (224, 288, 384)
 SPARE_SCALE = 4.0
 
 
+def model_pixels(image: ImageInput) -> np.ndarray:
+    """``(3, Y, X)`` of a plane, normalised as the embedded model is shown it."""
+    return to_model_input(read_plane(image, ()), limits(image, NORMALIZATION), NORMALIZATION)
+
+
 def real_image(folder: Path, row: dict[str, str], semantic_class: int) -> TrainingImage:
     """One annotated image; its semantic truth is that every object is of one class."""
     stem = row["id"]
     path = next(p for p in (folder / "images").glob(f"{stem}.*"))
     image = read_image(path)
     ids = read_plane(read_image(folder / "labels" / f"{stem}.tif"), ())[0].astype(np.int32)
-    bounds = limits(image, NORMALIZATION)
-    pixels = to_model_input(read_plane(image, ()), bounds, NORMALIZATION)
+    pixels = model_pixels(image)
     diameter = typical_diameter(ids)
     zoom = SPARE_SCALE * DIAMETER_PX / diameter if diameter else 1.0
     if zoom < 1:
@@ -165,8 +169,7 @@ class SyntheticImages:
             )
         else:
             made = synthetic.make(self.kind, (side, side), seed)
-        image = made.as_input()
-        pixels = to_model_input(read_plane(image, ()), limits(image, NORMALIZATION), NORMALIZATION)
+        pixels = model_pixels(made.as_input())
         targets: dict[str, np.ndarray | int] = {}
         diameter = None
         if self.kind == "surface":
@@ -308,6 +311,15 @@ def class_scores(runner: Runner, cells: SingleCells) -> dict[str, float]:
     return found
 
 
+def instance_maps(
+    runner: Runner, pixels: np.ndarray, shape: tuple[int, ...], diameter_px: float | None
+) -> np.ndarray:
+    """Maps ``(K, *shape)`` of pixels whose objects, at `shape`, have a known diameter."""
+    zoom = DIAMETER_PX / (diameter_px or DIAMETER_PX)
+    shown = resample(pixels.astype(np.float32), scaled_shape(shape, zoom))
+    return resample(runner.dense_maps(shown, ["instance"])["instance"], shape)
+
+
 def scores(
     model: Model, validation: dict[str, list[TrainingImage]], cells: SingleCells, at_most: int
 ) -> dict[str, float]:
@@ -318,14 +330,9 @@ def scores(
     for modality, images in validation.items():
         values = []
         for image in images[:at_most]:
-            zoom = DIAMETER_PX / (image.diameter_px or DIAMETER_PX)
             ids = np.asarray(image.targets["instance"])
-            pixels = resample(image.pixels.astype(np.float32), scaled_shape(ids.shape, zoom))
-            maps = runner.dense_maps(pixels, ["instance"])["instance"][:3]
-            maps = np.rint(resample(maps, ids.shape) * 255).astype(np.uint8)
-            values.append(
-                average_precision(ids, decode_instances(maps, InstanceOptions()), (0.5,))[0]
-            )
+            maps = instance_maps(runner, image.pixels, ids.shape, image.diameter_px)[:3]
+            values.append(average_precision(ids, decode_instances(quantize(maps)), (0.5,))[0])
         result[f"ap50_{modality}"] = float(np.mean(values))
         precisions += values
     errors = []

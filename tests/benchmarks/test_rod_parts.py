@@ -55,9 +55,11 @@ def test_parts_learn(parts: tuple[str, ...]) -> None:
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in new.values())
 
 
-@pytest.mark.parametrize("parts", [("lines",), ("colour",)])
-def test_unknown_parts_are_named(parts: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match=parts[0]):
+@pytest.mark.parametrize(
+    ("parts", "told"), [(("lines",), "add the part contrast"), (("colour",), "called colour")]
+)
+def test_parts_that_cannot_be_added_are_named(parts: tuple[str, ...], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
         extend(model(), parts)
 
 
